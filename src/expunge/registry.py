@@ -1,0 +1,288 @@
+"""One registry for every kind of part: `use: name` in a recipe finds it here.
+
+A registered function takes what the engine gives it as positional arguments and its hyper-parameters as
+keyword-only arguments; those stand nowhere else. Validation, defaults, `expunge show` and the resume digest
+are read from the signature.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from expunge.errors import ExpungeError, RecipeError, close_to
+from expunge.types import Bound, Needs, Term
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Where the built-in parts of a kind live. A file put into such a folder is found without being named anywhere.
+HOMES: dict[str, tuple[str, ...]] = {
+    "objective": ("expunge.objectives",),
+    "method": ("expunge.methods",),
+    "metric": ("expunge.metrics",),
+    "attack": ("expunge.attacks",),
+    "scope": ("expunge.scopes",),
+    "stage": ("expunge.forget", "expunge.relabel"),
+    "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Annotation of an argument that is itself a registered part (or a list of them)."""
+
+    name: str
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered part."""
+
+    kind: str
+    name: str
+    fn: Callable[..., Any]
+    meta: Mapping[str, Any]
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.fn) or "").split("\n", 1)[0]
+
+
+_entries: dict[tuple[str, str], Entry] = {}
+
+
+def register(kind: str, name: str, **meta: Any) -> Callable[[F], F]:
+    """Register a function under `kind` and `name`; the same name twice is an error."""
+
+    def wrap(fn: F) -> F:
+        known = _entries.get((kind, name))
+        if known is not None and known.fn.__module__ != fn.__module__:
+            raise RecipeError(
+                f"{kind} '{name}'", f"registered by {known.fn.__module__} and again by {fn.__module__}",
+                "a name stands for one part", "Rename one of the two",
+            )
+        _entries[kind, name] = Entry(kind, name, fn, types.MappingProxyType(meta))
+        return fn
+
+    return wrap
+
+
+def objective(
+    name: str, *, mean: str = "examples", tokens: str = "answer", needs: Iterable[str] = (), views: int = 1
+) -> Callable[[F], F]:
+    """Register an objective: `(*views, **hyper) -> Tensor[B]`.
+
+    needs: "ref" (stored reference log-probabilities), "vocab" (full distributions now), "ref_vocab" (both).
+    mean, tokens: the divisor and the positions of a term that does not say otherwise.
+    """
+    return register("objective", name, mean=mean, tokens=tokens, needs=frozenset(needs), views=views)
+
+
+def method(name: str, *, paper: str, differs: str = "") -> Callable[[F], F]:
+    """Register a method: hyper-parameters -> list of stages. `differs`: where we differ from the paper."""
+    return register("method", name, paper=paper, differs=differs)
+
+
+def metric(
+    name: str, *needs: Needs, unit: str, better: str = "lower", roles: Iterable[str] = ("forget", "retain", "holdout")
+) -> Callable[[F], F]:
+    """Register a metric: `(tables, **hyper) -> Score`. `better` is for the forget stream; `roles` it applies to."""
+    return register("metric", name, needs=needs, unit=unit, better=better, roles=frozenset(roles))
+
+
+def attack(name: str, *, changes: str) -> Callable[[F], F]:
+    """Register an attack: `(subject, data, **hyper) -> Iterator[Subject]`. changes: weights, precision, prompt."""
+    return register("attack", name, changes=changes)
+
+
+def scope(name: str) -> Callable[[F], F]:
+    """Register a scope: `(model, **hyper) -> Movable`."""
+    return register("scope", name)
+
+
+def stage(name: str) -> Callable[[F], F]:
+    """Register a stage: `(subject, data, run, **hyper) -> Subject`."""
+    return register("stage", name)
+
+
+def reader(name: str) -> Callable[[F], F]:
+    """Register a reader: `(**hyper) -> list[Example]`."""
+    return register("reader", name)
+
+
+@cache
+def _load(kind: str) -> None:
+    """Import the homes of a kind, then third parties' entry points (group `expunge.KIND`)."""
+    for home in HOMES.get(kind, ()):
+        package = importlib.import_module(home)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+            importlib.import_module(f"{home}.{module.name}")
+    for point in entry_points(group=f"expunge.{kind}"):
+        try:
+            point.load()
+        except Exception as error:  # a stranger's broken plugin must not stop everybody
+            warnings.warn(f"plugin {point.name} ({point.value}) did not load: {error}", stacklevel=2)
+
+
+def entries(kind: str) -> dict[str, Entry]:
+    """All parts of a kind by name."""
+    _load(kind)
+    return {name: entry for (k, name), entry in sorted(_entries.items()) if k == kind}
+
+
+def find(kind: str, name: str, where: str) -> Entry:
+    """The part `name`, or `module:attr`; the error names the closest one."""
+    if ":" in name:
+        return _from_path(kind, name, where)
+    known = entries(kind)
+    if name not in known:
+        raise RecipeError(
+            where, f"unknown {kind} '{name}'", close_to(name, known), f"See: expunge list {kind}s"
+        )
+    return known[name]
+
+
+def _from_path(kind: str, path: str, where: str) -> Entry:
+    module_name, attr = path.split(":", 1)
+    try:
+        fn = getattr(importlib.import_module(module_name), attr)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            where, f"cannot import '{path}' ({error})", "accepted: a registered name or module:attr",
+            "Check that the module is on PYTHONPATH and has that attribute",
+        ) from error
+    for entry in _entries.values():
+        if entry.fn is fn:
+            return entry
+    return Entry(kind, path, fn, types.MappingProxyType({}))
+
+
+def parameters(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only arguments of a registered function, annotations evaluated."""
+    signature = inspect.signature(fn)
+    hints = typing.get_type_hints(fn, include_extras=True)
+    return {
+        name: parameter.replace(annotation=hints.get(name, Any))
+        for name, parameter in signature.parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def bind(kind: str, spec: Any, where: str | None = None) -> Bound:
+    """Turn a spec (a name, `{use: name, **hyper}`, or a Bound) into a Bound with every default filled.
+
+    Raises: RecipeError with the path in the recipe and the closest name.
+    """
+    if isinstance(spec, Bound):
+        return spec
+    where = where or kind
+    if isinstance(spec, str):
+        spec = {"use": spec}
+    if not isinstance(spec, Mapping) or "use" not in spec:
+        raise RecipeError(
+            where, f"got {spec!r}", f"a {kind} is a name or a mapping with 'use'", "Write: {use: NAME, ...}"
+        )
+    entry = find(kind, str(spec["use"]), f"{where}.use")
+    given = {key: value for key, value in spec.items() if key != "use"}
+    return Bound(kind, entry.name, entry.fn, _fill(entry, given, where), entry.meta)
+
+
+def _fill(entry: Entry, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    known = parameters(entry.fn)
+    for key, value in given.items():
+        if key not in known:
+            takes = ", ".join(known) or "no arguments"
+            raise RecipeError(
+                f"{where}.{key}", f"unknown argument (got {value!r})", close_to(key, known),
+                f"{entry.name} takes: {takes}",
+            )
+    filled = {}
+    for name, parameter in known.items():
+        if name not in given and parameter.default is inspect.Parameter.empty:
+            raise RecipeError(
+                f"{where}.{name}", "missing", f"{entry.kind} '{entry.name}' needs it", f"Add '{name}: ...'"
+            )
+        value = given.get(name, parameter.default)
+        filled[name] = _convert(value, parameter, f"{where}.{name}")
+    return filled
+
+
+def _convert(value: Any, parameter: inspect.Parameter, where: str) -> Any:
+    kind = next((m for m in getattr(parameter.annotation, "__metadata__", ()) if isinstance(m, Kind)), None)
+    if kind is not None:
+        if value is None:
+            return None
+        make = bind_term if kind.name == "objective" else lambda spec, where: bind(kind.name, spec, where)
+        if kind.many:
+            return [make(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return make(value, where)
+    if parameter.annotation is Any:
+        return value
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        config = ConfigDict(arbitrary_types_allowed=True)
+        return TypeAdapter(parameter.annotation, config=config).validate_python(value)
+    except ValidationError as error:
+        wanted = getattr(parameter.annotation, "__name__", None) or str(parameter.annotation)
+        raise RecipeError(
+            where, f"got {value!r} ({error.errors()[0]['msg']})", f"accepted: {wanted}", "Correct the value"
+        ) from error
+
+
+def bind_term(spec: Any, where: str = "term") -> Term:
+    """Turn `{use: npo, on: forget, weight: 1, mean: ..., tokens: ..., **hyper}` into a Term."""
+    if isinstance(spec, Term):
+        return spec
+    if not isinstance(spec, Mapping):
+        raise RecipeError(where, f"got {spec!r}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}")
+    own = {"on", "weight", "mean", "tokens"}
+    bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where)
+    if "on" not in spec:
+        raise RecipeError(f"{where}.on", "missing", "a stream name, or one per view", "Add 'on: forget'")
+    on = (spec["on"],) if isinstance(spec["on"], str) else tuple(spec["on"])
+    views = bound.meta.get("views", len(on))
+    if len(on) != views:
+        raise RecipeError(
+            f"{where}.on", f"{len(on)} stream(s): {', '.join(on)}", f"'{bound.name}' looks at {views}", "Name as many streams",
+        )
+    mean, tokens = spec.get("mean") or bound.meta.get("mean", "examples"), spec.get("tokens") or bound.meta.get("tokens", "answer")
+    for key, value, accepted in (("mean", mean, ("examples", "tokens")), ("tokens", tokens, ("answer", "text", "spans"))):
+        if value not in accepted:
+            raise RecipeError(f"{where}.{key}", f"got {value!r}", close_to(str(value), accepted), "Correct the value")
+    try:
+        weight = float(spec.get("weight", 1.0))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}.weight", f"got {spec['weight']!r}", "accepted: a number", "Correct the value") from error
+    return Term(bound, on, weight, mean, tokens)
+
+
+def term(use: str, on: str | tuple[str, ...], *, weight: float = 1.0, **rest: Any) -> Term:
+    """A Term in Python: `term("npo", on="forget", beta=0.1)`."""
+    return bind_term({"use": use, "on": on, "weight": weight, **rest})
+
+
+def spec_of(value: Any) -> Any:
+    """The inverse of `bind`: plain values that YAML can hold and `bind` reads back."""
+    if isinstance(value, Term):
+        own = {"on": list(value.on), "weight": value.weight, "mean": value.mean, "tokens": value.tokens}
+        return {**spec_of(value.objective), **own}
+    if isinstance(value, Bound):
+        return {"use": value.name, **{key: spec_of(item) for key, item in value.hyper.items()}}
+    if isinstance(value, Mapping):
+        return {key: spec_of(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [spec_of(item) for item in value]
+    if isinstance(value, ExpungeError):
+        return str(value)
+    return value

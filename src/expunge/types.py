@@ -1,0 +1,289 @@
+"""The words of Expunge as types: frozen dataclasses, no behaviour beyond cached views.
+
+Nothing here imports torch at run time, so the command line and the report stay light.
+Shapes: B examples, T tokens, V vocabulary, D width, K counted positions of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Role = Literal["forget", "retain", "anchor", "holdout", "probe"]
+Mean = Literal["examples", "tokens"]
+Positions = Literal["answer", "text", "spans"]
+Better = Literal["lower", "higher", "oracle"]
+Span = tuple[int, int]  # half-open character range inside the answer
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text. Only `id` and `answer` are compulsory; plain text has an empty prompt.
+
+    paraphrases are rewordings of the prompt, `paraphrased_answer` one of the answer; `perturbed` are false
+    answers of the same form; `alternative` is what should be said instead; `contrast` the other half of a pair.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    spans: tuple[Span, ...] = ()
+    subject: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    paraphrased_answer: str | None = None
+    perturbed: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    alternative: str | None = None
+    contrast: str | None = None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named set of examples with a role. `follows` names the stream whose draws it shares, row by row."""
+
+    name: str
+    role: Role
+    examples: tuple[Example, ...]
+    follows: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Data(dict[str, Stream]):
+    """Streams by name; stages may add streams."""
+
+    def of_role(self, role: Role) -> list[Stream]:
+        return [stream for stream in self.values() if stream.role == role]
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """How an example becomes text.
+
+    template: "chat" (the tokenizer's own) or a format string with {prompt} and {answer}.
+    ask: which prompt is asked: "prompt", or "paraphrase:K" for the K-th stored paraphrase.
+    """
+
+    template: str = "{prompt}{answer}"
+    ask: str = "prompt"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an action took. `forwards` and `backwards` count sequences, `tokens` real (unpadded) tokens."""
+
+    queries: int = 0
+    steps: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to a subject. `exposed`: ids an attack has shown to the model, not to be scored."""
+
+    kind: str
+    name: str
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    exposed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under work: model + tokenizer + prompt wrapper + lineage."""
+
+    model: Any  # transformers.PreTrainedModel or peft.PeftModel
+    tokenizer: Any  # transformers.PreTrainedTokenizerFast
+    wrapper: Wrapper = field(default_factory=Wrapper)
+    lineage: tuple[Event, ...] = ()
+    name: str = "model"
+
+    def after(self, event: Event, **changes: Any) -> Subject:
+        """The same subject with one more event (and other fields changed)."""
+        return replace(self, lineage=(*self.lineage, event), **changes)
+
+    @cached_property
+    def exposed(self) -> frozenset[str]:
+        return frozenset().union(*(event.exposed for event in self.lineage))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Tokenised examples, padded on the right. Masks come from lengths, never from token values."""
+
+    input_ids: Tensor  # [B, T]
+    attention_mask: Tensor  # [B, T]
+    labels: Tensor  # [B, T], -100 = not counted
+    ids: tuple[str, ...]  # [B]
+    span_mask: Tensor | None = None  # [B, T] bool: counted tokens inside an annotated span
+
+    def positions(self, which: Positions) -> Tensor:
+        """Which predictions count, [B, T-1] bool: entry t is the prediction of token t+1."""
+        if which == "text":
+            return self.attention_mask[:, 1:].bool()
+        if which == "spans":
+            if self.span_mask is None:
+                raise ValueError("this batch carries no spans")
+            return self.span_mask[:, 1:]
+        return self.labels[:, 1:] != -100
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one model said about one batch, at the counted positions."""
+
+    logp: Tensor  # [B, T-1] log p of the token that stands there, nats; 0 where not counted
+    mask: Tensor  # [B, T-1] bool
+    kept_logits: Tensor | None = None  # [K, V] logits at the counted positions, row-major
+    hidden: Mapping[int, Tensor] = field(default_factory=dict)  # layer -> [B, T, D]
+
+    @cached_property
+    def n(self) -> Tensor:
+        """Counted tokens per example, [B]."""
+        return self.mask.sum(-1)
+
+    @cached_property
+    def sum_logp(self) -> Tensor:
+        """Log-probability of the counted tokens, nats, [B]."""
+        return (self.logp * self.mask).sum(-1)
+
+    @cached_property
+    def vocab_logp(self) -> Tensor:
+        """Log-probabilities over the vocabulary at the counted positions, [K, V]."""
+        if self.kept_logits is None:
+            raise ValueError("this pass kept no logits; the objective must declare 'vocab'")
+        return self.kept_logits.float().log_softmax(-1) if self.kept_logits.dtype.itemsize < 4 else (
+            self.kept_logits.log_softmax(-1)
+        )
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logits scattered back to [B, T-1, V]; zero where not counted. For reading, not for training."""
+        if self.kept_logits is None:
+            raise ValueError("this pass kept no logits")
+        full = self.kept_logits.new_zeros((*self.mask.shape, self.kept_logits.shape[-1]))
+        full[self.mask] = self.kept_logits
+        return full
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum a value per counted position [K] into one per example [B]."""
+        rows = self.mask.nonzero()[:, 0]  # [K]
+        return values.new_zeros(len(self.mask)).index_add(0, rows, values)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What an objective sees of a stream: the model now, the reference, and the tokens."""
+
+    now: Pass
+    ref: Pass | None
+    batch: Batch
+
+    @property
+    def reference(self) -> Pass:
+        """`ref`, for objectives that declared they need it."""
+        if self.ref is None:
+            raise ValueError("this view has no reference; the objective must declare 'ref'")
+        return self.ref
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A registered function with all its keyword arguments: what a `use:` in a recipe becomes."""
+
+    kind: str
+    name: str
+    fn: Callable[..., Any] = field(repr=False, compare=False)
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.fn(*args, **self.hyper)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One summand of the loss: an objective on streams, its weight and its divisor.
+
+    mean: "examples" divides by the number of examples of the step, "tokens" by its counted tokens.
+    tokens: which positions count: the answer, all real text, or the annotated spans.
+    """
+
+    objective: Bound
+    on: tuple[str, ...]
+    weight: float = 1.0
+    mean: Mean = "examples"
+    tokens: Positions = "answer"
+
+    @property
+    def label(self) -> str:
+        return f"{self.objective.name}({','.join(self.on)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Movable:
+    """What may move: parameters by name, and for some of them a 0/1 mask of the same shape."""
+
+    parameters: Mapping[str, nn.Parameter]
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    adapter: bool = False  # the parameters are a PEFT adapter: switched off, the model is the reference
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a metric reads: one instrument, on which text of the examples, which columns, of which subjects.
+
+    variant: "answer", "paraphrased_answer", "perturbed" (all false answers), "prompt" for samples.
+    sets: stream names; "stream" stands for the stream being scored. subjects: "this" and/or "oracle".
+    """
+
+    instrument: Literal["tokens", "samples"]
+    variant: str = "answer"
+    columns: tuple[str, ...] = ("logp",)
+    sets: tuple[str, ...] = ("stream",)
+    subjects: tuple[str, ...] = ("this",)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its interval. `per_example` is keyed by example id; status "n/a" carries a reason."""
+
+    value: float | None
+    ci: tuple[float, float] | None
+    per_example: Mapping[str, float] = field(default_factory=dict, repr=False)
+    n: int = 0
+    unit: str = ""
+    better: Better = "lower"
+    status: Literal["ok", "n/a"] = "ok"
+    reason: str = ""
+
+    @staticmethod
+    def missing(reason: str, unit: str = "", better: Better = "lower") -> Score:
+        return Score(None, None, {}, 0, unit, better, "n/a", reason)
+
+
+class Stage(Protocol):
+    """`(Subject, Data, Run) -> Subject`."""
+
+    def __call__(self, subject: Subject, data: Data, run: Any) -> Subject: ...
+
+
+class Attack(Protocol):
+    """`(Subject, Data) -> Iterator[Subject]`: changes, does not measure."""
+
+    def __call__(self, subject: Subject, data: Data) -> Iterator[Subject]: ...
+
+
+Streams = Sequence[Stream]
