@@ -239,6 +239,7 @@ class Movable:
     parameters: Mapping[str, nn.Parameter]
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     adapter: bool = False  # the parameters are a PEFT adapter: switched off, the model is the reference
+    model: Any = None  # the model to use from now on, where a scope had to wrap it
 
 
 @dataclass(frozen=True)

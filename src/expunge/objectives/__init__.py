@@ -1,0 +1,1 @@
+"""Objectives: pure functions of views of streams to a loss per example."""

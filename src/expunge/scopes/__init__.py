@@ -1,0 +1,1 @@
+"""Scopes: what may move."""

@@ -1,0 +1,188 @@
+"""From examples to tokens: which tokens are the answer is decided by character offsets, never by counting.
+
+Prompt and answer are tokenised together, as the model will see them, so a token that straddles the boundary
+counts as answer and no first answer token is lost. The end-of-sequence token after the answer is counted even
+where the padding token is the same one, because padding is known from lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from expunge.errors import DataError
+from expunge.types import Batch, Span, Subject, Wrapper
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """One text to tokenise: example id, which of its variants, prompt, answer and spans of the answer."""
+
+    id: str
+    item: int
+    prompt: str
+    answer: str
+    spans: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Token ids of one text. counted[t] and spanned[t] say whether token t is answer / inside a span."""
+
+    id: str
+    item: int
+    tokens: np.ndarray  # [T] int64
+    counted: np.ndarray  # [T] bool
+    spanned: np.ndarray  # [T] bool
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first counted one."""
+        return int(self.counted.argmax()) if self.counted.any() else len(self.tokens)
+
+
+def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int]:
+    """The text as the model sees it, and the character at which the answer starts.
+
+    An empty prompt is plain text: the answer alone, without template.
+    """
+    if not prompt:
+        return answer, 0
+    if wrapper.template != "chat":
+        before, after = wrapper.template.split("{answer}")
+        start = before.replace("{prompt}", prompt)
+        return start + answer + after, len(start)
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    opening = render_prompt(wrapper, tokenizer, prompt)
+    if text.startswith(opening):
+        return text, len(opening)
+    return text, max(text.rfind(answer.strip()), 0)  # templates that open a turn differently when it is not the last
+
+
+def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
+    """The text up to where the model starts to answer."""
+    if wrapper.template != "chat":
+        return wrapper.template.split("{answer}")[0].replace("{prompt}", prompt).rstrip(" ") if prompt else ""
+    turn = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+
+def encode(subject: Subject, texts: Sequence[Text], *, limit: int | None = None, where: str = "data") -> list[Encoded]:
+    """Tokenise texts, marking answer tokens (and spans) by offsets.
+
+    Args:
+        limit: longest sequence in tokens the model can read; a longer text is an error.
+        where: named in the error.
+    Returns: one Encoded per text, in order.
+    Raises: DataError for a text longer than `limit`, or one whose answer has no token.
+    """
+    tokenizer, wrapper = subject.tokenizer, subject.wrapper
+    rendered = [render(wrapper, tokenizer, text.prompt, text.answer) for text in texts]
+    if not rendered:
+        return []
+    plain = [wrapper.template != "chat" or not text.prompt for text in texts]
+    encoded: list[Encoded | None] = [None] * len(texts)
+    for special in (True, False):  # chat templates write their own special tokens into the text
+        rows = [i for i, is_plain in enumerate(plain) if is_plain is special]
+        if not rows:
+            continue
+        out = tokenizer([rendered[i][0] for i in rows], add_special_tokens=special, return_offsets_mapping=True)
+        for i, ids, offsets in zip(rows, out["input_ids"], out["offset_mapping"], strict=True):
+            encoded[i] = _mark(texts[i], ids, offsets, rendered[i][1], tokenizer, close=special)
+    result = [one for one in encoded if one is not None]
+    _check_lengths(result, limit, where)
+    return result
+
+
+def _mark(
+    text: Text, ids: list[int], offsets: list[tuple[int, int]], start: int, tokenizer: Any, *, close: bool
+) -> Encoded:
+    tokens, spots = np.asarray(ids, dtype=np.int64), np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+    end = start + len(text.answer)
+    counted = spots[:, 1] > start
+    spanned = np.zeros(len(tokens), dtype=bool)
+    for a, b in text.spans:
+        spanned |= (spots[:, 0] < start + b) & (spots[:, 1] > start + a)
+    eos = tokenizer.eos_token_id
+    closing = np.flatnonzero((spots[:, 0] >= end) & np.isin(tokens, tokenizer.all_special_ids))
+    if len(closing):  # a template's own end-of-turn token ends the answer; what follows it is layout
+        last = closing[0] + 1
+        tokens, counted, spanned = tokens[:last], counted[:last], spanned[:last]
+    elif close and eos is not None:
+        if len(tokens) and tokens[-1] == eos and not counted[-1]:  # the tokenizer adds eos itself, without offsets
+            counted[-1] = True
+        else:
+            tokens, counted, spanned = np.append(tokens, eos), np.append(counted, True), np.append(spanned, False)
+    return Encoded(text.id, text.item, tokens, counted, spanned & counted)
+
+
+def _check_lengths(encoded: Iterable[Encoded], limit: int | None, where: str) -> None:
+    for one in encoded:
+        if not one.counted[1:].any():
+            raise DataError(
+                f"{where}[{one.id}]", "no token of the answer can be scored", "an answer of at least one token after "
+                "the first", "Remove the example, or give it an answer",
+            )
+    long = [one for one in encoded if limit is not None and len(one) > limit]
+    if long:
+        worst = max(long, key=len)
+        raise DataError(
+            f"{where}[{worst.id}]", f"{len(worst)} tokens ({len(long)} example(s) are too long)",
+            f"the model reads at most {limit}", "Shorten or split these texts, or use a model with a longer context",
+        )
+
+
+def prompt_tokens(subject: Subject, prompts: Sequence[str]) -> list[np.ndarray]:
+    """Token ids of what is asked, as a user would send it: without any of the answer."""
+    tokenizer, wrapper = subject.tokenizer, subject.wrapper
+    texts = [render_prompt(wrapper, tokenizer, prompt) for prompt in prompts]
+    special = wrapper.template != "chat"
+    if not texts:
+        return []
+    ids = tokenizer(texts, add_special_tokens=special)["input_ids"]
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    trim = special and eos != bos
+    return [np.asarray(row[:-1] if trim and row and row[-1] == eos else row, dtype=np.int64) for row in ids]
+
+
+def collate(encoded: Sequence[Encoded], *, pad: int = 0, device: str = "cpu") -> Batch:
+    """Pad on the right to the longest row, [B, T]."""
+    import torch
+
+    width = max(len(one) for one in encoded)
+
+    def stack(rows: Sequence[np.ndarray], fill: int, dtype: Any) -> Tensor:
+        out = np.full((len(rows), width), fill, dtype=dtype)
+        for i, row in enumerate(rows):
+            out[i, : len(row)] = row
+        return torch.from_numpy(out).to(device)
+
+    input_ids = stack([one.tokens for one in encoded], pad, np.int64)
+    labels = stack([np.where(one.counted, one.tokens, -100) for one in encoded], -100, np.int64)
+    attention = stack([np.ones(len(one), dtype=np.int64) for one in encoded], 0, np.int64)
+    spans = stack([one.spanned for one in encoded], 0, np.bool_)
+    return Batch(input_ids, attention, labels, tuple(one.id for one in encoded), spans)
+
+
+def by_length(lengths: Sequence[int], max_tokens: int) -> Iterable[np.ndarray]:
+    """Row numbers in batches of similar length whose padded size stays under `max_tokens`."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    batch: list[int] = []
+    for row in order:
+        width = lengths[batch[0]] if batch else lengths[row]
+        if batch and width * (len(batch) + 1) > max_tokens:
+            yield np.asarray(batch)
+            batch = []
+        batch.append(int(row))
+    if batch:
+        yield np.asarray(batch)

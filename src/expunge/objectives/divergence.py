@@ -1,0 +1,53 @@
+"""Objectives over the whole next-token distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expunge.registry import objective
+from expunge.types import View
+
+CHUNK = 512  # positions whose [chunk, V] temporaries live at once
+
+
+class _ForwardKL(torch.autograd.Function):
+    """KL(p || q) per position from two sets of logits; keeps one [K, V] tensor, q - p, for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, reference: Tensor) -> Tensor:
+        gap = torch.empty_like(logits)
+        value = logits.new_empty(len(logits))
+        for rows in torch.arange(len(logits)).split(CHUNK):
+            a, b = int(rows[0]), int(rows[-1]) + 1
+            logp, logq = reference[a:b].log_softmax(-1), logits[a:b].log_softmax(-1)
+            p = logp.exp()
+            value[a:b] = (p * (logp - logq)).sum(-1)
+            torch.sub(logq.exp_(), p, out=gap[a:b])
+        ctx.save_for_backward(gap)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (gap,) = ctx.saved_tensors
+        return gap * grads[0].unsqueeze(-1), None
+
+
+@objective("kl", mean="tokens", tokens="text", needs={"ref", "vocab", "ref_vocab"})
+def kl(stream: View) -> Tensor:
+    """Forward KL to the reference: keep the whole next-token distribution where it was.
+
+    sum_t KL(p_ref(. | x_<t) || p(. | x_<t)) over the term's positions (default: all real text), in nats.
+
+    Returns: loss per example [B], >= 0; 0 with zero gradient at the reference.
+    Cost: 1 forward+backward; the reference costs its head alone (its last hidden states are stored).
+    Source: TOFU (arXiv 2401.06121), LLMU (arXiv 2310.10683). Differences: OpenUnlearning averages over prompt and
+        padding positions too, MUSE's release takes the divergence of raw logits; here real text only (or `tokens:
+        answer`), log-softmax on both sides.
+    """
+    now, ref = stream.now, stream.reference
+    if now.kept_logits is None or ref.kept_logits is None:
+        raise ValueError("kl needs the logits of both passes")
+    return now.total(_ForwardKL.apply(now.kept_logits, ref.kept_logits))

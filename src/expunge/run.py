@@ -1,0 +1,192 @@
+"""A run: its folder, its log, its resumable state. A kill at any moment leaves the last whole state in place.
+
+State on disk is a folder per checkpoint, written aside, flushed and renamed; a folder with its final name is
+complete by construction, a `.partial` one is rubbish and is removed at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expunge import dist
+from expunge.errors import Interrupted, StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Progress = Callable[[str, int, int, str], None]  # what, done, total, note
+
+
+def _silent(what: str, done: int, total: int, note: str) -> None:
+    """No progress shown."""
+
+
+@contextmanager
+def storage(path: Path) -> Iterator[None]:
+    """Turn a failed write into a StorageError that says what is still there."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            str(path), f"could not be written ({error.strerror or error})", "what was written before is untouched",
+            "Free space or choose another --out, then run again with --resume",
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    aside = path.with_name(path.name + ".partial")
+    with storage(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """A folder to fill; it takes its final name only when everything in it is on disk."""
+    aside = final.with_name(final.name + ".partial")
+    with storage(final):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            yield aside
+            for file in aside.rglob("*"):
+                if file.is_file():
+                    with file.open("rb+") as handle:
+                        os.fsync(handle.fileno())
+            if final.exists():
+                old = final.with_name(final.name + ".old.partial")
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+                aside.rename(final)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                aside.rename(final)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+@dataclass
+class Run:
+    """Where a stage writes and how it is stopped. `folder=None` keeps nothing."""
+
+    folder: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+    resume: bool = False
+    save_every: int = 100
+    progress: Progress = _silent
+    stage: int = 0
+    stopped: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.folder is None:
+            return
+        with storage(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if dist.rank() == 0:
+            for rubbish in self.folder.rglob("*.partial"):
+                shutil.rmtree(rubbish, ignore_errors=True) if rubbish.is_dir() else rubbish.unlink(missing_ok=True)
+
+    # -- log ---------------------------------------------------------------------------------------------------
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one record to log.jsonl."""
+        if self.folder is None or dist.rank() != 0:
+            return
+        path = self.folder / "log.jsonl"
+        with storage(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self.stage, **record}) + "\n")
+
+    def trim_log(self, step: int) -> None:
+        """Drop this stage's records at or after `step`, and later stages': they will be written again."""
+        if self.folder is None or dist.rank() != 0 or not (path := self.folder / "log.jsonl").exists():
+            return
+        kept = [
+            line for line in path.read_text(encoding="utf-8").splitlines()
+            if (record := _record(line)) and (record["stage"], record.get("step", -1)) < (self.stage, step)
+        ]
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    # -- state -------------------------------------------------------------------------------------------------
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Write a checkpoint of this stage; older ones go only when the new one is whole."""
+        if self.folder is None or dist.rank() != 0:
+            return
+        from safetensors.torch import save_file
+
+        state = self.folder / "state"
+        with atomic_folder(state / f"stage{self.stage:02d}-step{step:07d}") as aside:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / "tensors.safetensors")
+            (aside / "meta.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
+        for old in self._states(self.stage)[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load_state(self) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint of this stage, if the run is being resumed and there is one."""
+        if not self.resume or not (states := self._states(self.stage)):
+            return None
+        from safetensors.torch import load_file
+
+        meta = json.loads((states[-1] / "meta.json").read_text(encoding="utf-8"))
+        return int(meta["step"]), load_file(states[-1] / "tensors.safetensors"), meta
+
+    def _states(self, stage: int) -> list[Path]:
+        if self.folder is None:
+            return []
+        found = (self.folder / "state").glob(f"stage{stage:02d}-step*")
+        return sorted(path for path in found if path.suffix != ".partial")
+
+    # -- stopping ----------------------------------------------------------------------------------------------
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask the loop to stop after the step in hand, state saved."""
+
+        def ask(_number: int, _frame: Any) -> None:
+            self.stopped = True
+
+        try:
+            previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread: the caller handles signals
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def check_stop(self) -> None:
+        """Raise Interrupted if a stop was asked for; call when the state is on disk."""
+        if self.stopped:
+            raise Interrupted(
+                str(self.folder or "run"), "stopped on request", "everything up to the last step is saved",
+                "Continue with the same command and --resume",
+            )
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A log line, or None for one cut short by a kill."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "stage" in record else None
