@@ -99,7 +99,8 @@ def test_tables_and_vectors_are_moved_by_adamw() -> None:
     )
     for step in range(5):
         generator = torch.Generator().manual_seed(step)
-        for ours, theirs in ((model.embed_tokens.weight, twin.embed_tokens.weight), (model.first.bias, twin.first.bias)):
+        pairs = ((model.embed_tokens.weight, twin.embed_tokens.weight), (model.first.bias, twin.first.bias))
+        for ours, theirs in pairs:
             ours.grad = torch.randn(ours.shape, generator=generator)
             theirs.grad = ours.grad.clone()
         muon.step()

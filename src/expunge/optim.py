@@ -17,7 +17,7 @@ OptimizerName = Literal["adamw", "muon", "sgd"]
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic whose iteration pulls singular values into [0.7, 1.2]
 MUON_ADAMW_SHARE = 0.2  # Muon at 0.05 goes with AdamW at 1e-2
 MUON_ADAMW_BETAS = (0.9, 0.99)
-NOT_BLOCKS = ("embed", "lm_head", "wte", "wpe", "output_proj")
+NOT_BLOCKS = ("embed", "lm_head", "wte", "wpe")
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -42,7 +42,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT  # [..., k, k]
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):

@@ -31,6 +31,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "metric": ("expunge.metrics",),
     "attack": ("expunge.attacks",),
     "scope": ("expunge.scopes",),
+    "optimizer": ("expunge.updates",),
     "stage": ("expunge.forget", "expunge.relabel"),
     "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
 }

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge import dist
-from expunge.errors import Interrupted, StorageError
+from expunge.errors import Interrupted
+from expunge.machine import storage_error, whole_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +36,7 @@ def storage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            str(path), f"could not be written ({error.strerror or error})", "what was written before is untouched",
-            "Free space or choose another --out, then run again with --resume",
-        ) from error
+        raise storage_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,32 +56,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-@contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
-    """A folder to fill; it takes its final name only when everything in it is on disk."""
-    aside = final.with_name(final.name + ".partial")
-    with storage(final):
-        try:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-            yield aside
-            for file in aside.rglob("*"):
-                if file.is_file():
-                    with file.open("rb+") as handle:
-                        os.fsync(handle.fileno())
-            if final.exists():
-                old = final.with_name(final.name + ".old.partial")
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
-                aside.rename(final)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                aside.rename(final)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
 
 
 @dataclass
@@ -135,7 +107,7 @@ class Run:
         from safetensors.torch import save_file
 
         state = self.folder / "state"
-        with atomic_folder(state / f"stage{self.stage:02d}-step{step:07d}") as aside:
+        with whole_folder(state / f"stage{self.stage:02d}-step{step:07d}") as aside:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / "tensors.safetensors")
             (aside / "meta.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
         for old in self._states(self.stage)[:-1]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expunge.data.examples import variants
 from expunge.errors import DataError
-from expunge.types import Batch, Span, Subject, Wrapper
+from expunge.types import Batch, Span, Stream, Subject, Wrapper
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,11 @@ class Encoded:
     def prompt_length(self) -> int:
         """Tokens before the first counted one."""
         return int(self.counted.argmax()) if self.counted.any() else len(self.tokens)
+
+
+def texts_of(stream: Stream, variant: str = "answer", ask: str = "prompt") -> list[Text]:
+    """The texts of a stream variant; see `expunge.data.examples.variants`."""
+    return [Text(*row) for row in variants(stream, variant, ask)]
 
 
 def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int]:

@@ -1,0 +1,1 @@
+"""Methods: a paper each, as a paragraph of stages."""

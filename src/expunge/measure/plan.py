@@ -1,0 +1,161 @@
+"""Measure once, derive many: the union of what metrics need, one pass per instrument, tables kept as Parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from expunge.data.tokenise import Encoded, Text, encode, texts_of
+from expunge.measure.samples import measure_samples
+from expunge.measure.tables import Table
+from expunge.measure.tokens import ALWAYS, BATCH_TOKENS, measure_tokens, token_columns
+from expunge.models import context_length, weights_hash
+from expunge.types import Data, Needs, Subject
+
+Asked = tuple[str, str, str]  # stream, instrument, variant
+
+
+@dataclass
+class Plan:
+    """What is to be measured on a subject: (stream, instrument, variant) -> columns."""
+
+    wanted: dict[Asked, set[str]] = field(default_factory=dict)
+
+    def add(self, stream: str, needs: Iterable[Needs]) -> None:
+        """Add what a metric needs when it scores `stream`."""
+        for need in needs:
+            for name in need.sets:
+                where = stream if name == "stream" else name
+                self.wanted.setdefault((where, need.instrument, need.variant), set()).update(need.columns)
+                if need.instrument == "samples":  # the sample instrument reads the greedy choices of the token table
+                    self.wanted.setdefault((where, "tokens", "answer"), set())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Tables by (stream, instrument, variant), and why others could not be had. Sequences run forward, for the bill."""
+
+    tables: Mapping[Asked, Table]
+    missing: Mapping[Asked, str]
+    forwards: int
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    asked: Asked
+    texts: list[Text]
+    encoded: list[Encoded]
+    path: Path | None
+
+
+def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = None, device: str = "cpu") -> Measured:
+    """Run every instrument once over the union of what was asked.
+
+    Examples an attack has shown to the model (`subject.exposed`) are left out.
+
+    Args:
+        cache: folder of Parquet tables; a table with the same weights, texts, columns and batch size is read back.
+    Returns: tables and reasons.
+    Cost: 1 forward per text for tokens; generations only where the greedy choice leaves the answer.
+    """
+    tables: dict[Asked, Table] = {}
+    missing: dict[Asked, str] = {}
+    weights = weights_hash(subject) if cache is not None else ""
+    jobs: list[_Job] = []
+    for asked, columns in sorted(plan.wanted.items()):
+        prepared = _prepare(subject, data, asked, columns, weights, cache)
+        if isinstance(prepared, str):
+            missing[asked] = prepared
+        elif prepared.path is not None and prepared.path.exists():
+            tables[asked] = Table.read(prepared.path)
+        else:
+            jobs.append(prepared)
+    token_jobs = [job for job in jobs if job.asked[1] == "tokens"]
+    forwards, tokens = _run_tokens(subject, token_jobs, plan, tables, device)
+    for job in jobs:
+        if job.asked[1] == "samples":
+            tables[job.asked] = _run_samples(subject, job, tables.get((job.asked[0], "tokens", "answer")), device)
+            forwards += len(job.texts)
+    for job in jobs:
+        if job.path is not None:
+            tables[job.asked].write(job.path)
+    return Measured(tables, missing, forwards, tokens)
+
+
+def _prepare(
+    subject: Subject, data: Data, asked: Asked, columns: set[str], weights: str, cache: Path | None
+) -> _Job | str:
+    """Texts of a table, or the reason why there are none."""
+    stream, instrument, variant = asked
+    if stream not in data:
+        return f"no stream '{stream}' was given"
+    try:
+        texts = texts_of(data[stream], "answer" if instrument == "samples" else variant, subject.wrapper.ask)
+    except LookupError as error:
+        return str(error)
+    texts = [text for text in texts if text.id not in subject.exposed]
+    if instrument == "samples" and not any(text.prompt for text in texts):
+        return f"stream '{stream}' has no prompts to ask"
+    if not texts:
+        return "every example was shown to the model by the attack"
+    encoded = encode(subject, texts, limit=context_length(subject), where=stream)
+    path = None
+    if cache is not None:
+        key = _key(subject, texts, instrument, sorted(columns), weights)
+        path = cache / f"{stream}.{variant}.{instrument}.{key}.parquet"
+    return _Job(asked, texts, encoded, path)
+
+
+def _key(subject: Subject, texts: Sequence[Text], instrument: str, columns: Sequence[str], weights: str) -> str:
+    """Weights, texts, template, tokenizer, instrument, columns, dtype and batch size; anything else cannot matter."""
+    digest = hashlib.sha256()
+    dtype = str(next(subject.model.parameters()).dtype)
+    parts = [weights, subject.wrapper.template, instrument, dtype, BATCH_TOKENS, list(columns)]
+    digest.update(json.dumps(parts).encode())
+    digest.update(subject.tokenizer.backend_tokenizer.to_str().encode())
+    for text in texts:
+        digest.update(json.dumps([text.id, text.item, text.prompt, text.answer]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _run_tokens(
+    subject: Subject, jobs: Sequence[_Job], plan: Plan, tables: dict[Asked, Table], device: str
+) -> tuple[int, int]:
+    """One pooled pass per set of costly columns; fills `tables`."""
+    groups: dict[tuple[str, ...], list[_Job]] = {}
+    for job in jobs:
+        costly = tuple(sorted(plan.wanted[job.asked] - set(ALWAYS) - {"zlib"}))
+        groups.setdefault(costly, []).append(job)
+    forwards = tokens = 0
+    for columns, members in groups.items():
+        pooled = [one for job in members for one in job.encoded]
+        rows = measure_tokens(subject, pooled, columns, device=device)
+        forwards += len(pooled)
+        tokens += sum(len(one) for one in pooled)
+        start = 0
+        for job in members:
+            mine = rows[start : start + len(job.encoded)]
+            start += len(job.encoded)
+            sizes = [len(zlib.compress(text.answer.encode("utf-8"))) for text in job.texts]
+            tables[job.asked] = Table.of(token_columns(job.encoded, mine, sizes))
+    return forwards, tokens
+
+
+def _run_samples(subject: Subject, job: _Job, tokens: Table | None, device: str) -> Table:
+    greedy = tokens.rows("greedy") if tokens is not None else None
+    made = measure_samples(subject, [text.prompt for text in job.texts], job.encoded, greedy, device=device)
+    decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
+    return Table.of({
+        "id": [text.id for text in job.texts],
+        "item": [text.item for text in job.texts],
+        "prompt": [text.prompt for text in job.texts],
+        "text": [text.strip() for text in decoded],
+        "reference": [text.answer for text in job.texts],
+        "num_tokens": [len(one.tokens) for one in made],
+        "produced": [one.produced for one in made],
+    })

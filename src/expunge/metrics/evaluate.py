@@ -1,0 +1,73 @@
+"""From measured tables to scores: which metric goes with which stream, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from expunge.measure.plan import Measured, Plan
+from expunge.measure.tables import Key, NotMeasured, Table, Tables
+from expunge.registry import bind, parameters
+from expunge.types import Bound, Data, Score
+
+DEFAULT = (
+    "probability", "perplexity", "rouge", "memorization_accuracy", "exact_memorization", "extraction_strength",
+    "truth_ratio", "truth_ratio_utility", "forget_quality", "model_utility", "membership",
+    {"use": "membership", "score": "min_k"}, {"use": "membership", "score": "zlib"},
+)
+
+
+def default_metrics() -> list[Bound]:
+    """The metrics of `metrics: default`."""
+    return [bind("metric", spec) for spec in DEFAULT]
+
+
+def label(bound: Bound) -> str:
+    """A name that tells variants apart: arguments that differ from their defaults in brackets."""
+    known = parameters(bound.fn)
+    told = [f"{key}={value}" for key, value in bound.hyper.items() if key in known and value != known[key].default]
+    return bound.name + (f"({','.join(told)})" if told else "")
+
+
+def applies(metric: Bound, data: Data) -> list[str]:
+    """Names of the streams a metric scores by default: those whose role it names, sharing draws with no other."""
+    roles = metric.meta["roles"]
+    if metric.name == "model_utility":  # one number over several streams
+        return [name for name in ("retain",) if name in data]
+    return [name for name, stream in data.items() if stream.role in roles and stream.follows is None]
+
+
+def plan_for(metrics: Iterable[Bound], data: Data) -> Plan:
+    """The union of what these metrics need on this data."""
+    plan = Plan()
+    for metric in metrics:
+        for stream in applies(metric, data):
+            plan.add(stream, metric.meta["needs"])
+    return plan
+
+
+def score(metric: Bound, stream: str, this: Measured, oracle: Measured | None = None) -> Score:
+    """One metric on one stream; what cannot be computed is n/a with its reason."""
+    tables: dict[Key, Table] = {}
+    missing: dict[Key, str] = {}
+    for subject, measured in (("this", this), ("oracle", oracle)):
+        if measured is not None:
+            tables |= {(subject, *asked): table for asked, table in measured.tables.items()}
+            missing |= {(subject, *asked): reason for asked, reason in measured.missing.items()}
+    better = metric.meta["better"]
+    try:
+        found: Score = metric(Tables(tables, stream, missing))
+    except NotMeasured as reason:
+        return Score.missing(str(reason), metric.meta["unit"], better)
+    return replace(found, better=better)
+
+
+def score_all(
+    metrics: Sequence[Bound], data: Data, this: Measured, oracle: Measured | None = None
+) -> dict[tuple[str, str], Score]:
+    """Every metric on every stream it applies to: (stream, label) -> Score."""
+    return {
+        (stream, label(metric)): score(metric, stream, this, oracle)
+        for metric in metrics
+        for stream in applies(metric, data)
+    }

@@ -1,0 +1,128 @@
+"""The figures of the report: which numbers of the evidence go into which drawing."""
+
+from __future__ import annotations
+
+from expunge.report import glossary, scatter, svg, view
+from expunge.report.schema import Checked, Condition, Evidence, Verdict
+from expunge.report.svg import Dot, meter
+
+__all__ = ["attacks", "forest", "key", "kind_of", "meter", "panel", "tradeoff", "training"]
+
+
+def kind_of(condition: Condition) -> str:
+    """The class and shape of a condition; attacks on the oracle look like a hollow oracle."""
+    return "oracle-attack" if condition.of == "oracle" else condition.kind
+
+
+def panel(evidence: Evidence, stream: str, metric: str) -> str:
+    """Before, after, worst attack (with the same attack on the oracle) and oracle for one metric of one stream."""
+    worst = view.worst(evidence, stream, metric)
+    chosen: list[tuple[str, Condition | None]] = [("Before", view.only(evidence, "original")),
+                                                  ("After", view.only(evidence, "after"))]
+    if worst is not None:
+        chosen.append((_short(evidence, worst.condition), evidence.condition(worst.condition)))
+        twin = next((probe.twin for probe in view.probes(evidence) if probe.attacked.name == worst.condition), None)
+        chosen.append((f"Oracle+{twin.suffix}" if twin else "", twin))
+    chosen.append(("Oracle", view.only(evidence, "oracle")))
+    dots = []
+    for name, condition in chosen:
+        row = evidence.score(condition.name, stream, metric) if condition else None
+        if condition is not None and row is not None:
+            dots.append(Dot(name, kind_of(condition), row.value, row.ci, row.reason))
+    if not any(dot.value is not None for dot in dots):
+        return ""
+    oracle = next((dot for dot in dots if dot.kind == "oracle"), None)
+    verdict = view.verdict_for(evidence, stream, metric)
+    margin = verdict.margin if verdict and verdict.against == "oracle" else None
+    return svg.dot_plot(f"{glossary.title(metric)} on {stream}", dots, view.unit_of(evidence, stream, metric),
+                        reference=oracle, margin=margin)
+
+
+def forest(evidence: Evidence, verdict: Verdict) -> str:
+    """Every comparison behind a verdict against the margin."""
+    rows = verdict.checked or (Checked(verdict.condition, verdict.difference, verdict.ci, verdict.verdict),)
+    dots = []
+    for row in rows:
+        condition = evidence.condition(row.condition)
+        kind = kind_of(condition) if condition else "attack"
+        dots.append(Dot(view.label(evidence, row.condition) or "worst case", kind, row.difference, row.ci))
+    if all(dot.value is None for dot in dots):
+        return ""
+    return svg.forest(dots, view.unit_of(evidence, verdict.stream, verdict.metric), verdict.margin,
+                      f"{glossary.title(verdict.metric)} minus {verdict.against}")
+
+
+def attacks(evidence: Evidence) -> str:
+    """All attacks side by side, by the most telling metric of the removed data."""
+    where = view.knowledge(evidence)
+    probes = view.probes(evidence)
+    if where is None or not probes:
+        return ""
+    named = [("Before", view.only(evidence, "original")), ("After", view.only(evidence, "after"))]
+    for probe in probes:
+        named.append((f"+{probe.attacked.suffix}", probe.attacked))
+        if probe.twin:
+            named.append((f"Oracle+{probe.twin.suffix}", probe.twin))
+    named.append(("Oracle", view.only(evidence, "oracle")))
+    dots = []
+    for name, condition in named:
+        row = evidence.score(condition.name, *where) if condition else None
+        if condition is not None and row is not None:
+            dots.append(Dot(name, kind_of(condition), row.value, row.ci, row.reason))
+    oracle = next((dot for dot in dots if dot.kind == "oracle"), None)
+    return svg.dot_plot(f"{glossary.title(where[1])} on {where[0]} under every attack", dots,
+                        view.unit_of(evidence, *where), reference=oracle)
+
+
+def tradeoff(evidence: Evidence) -> dict[str, str]:
+    """The trade-off plot with its caption; empty when one of the two sides was not measured."""
+    left, works = view.knowledge(evidence), view.utility(evidence)
+    if left is None or works is None:
+        return {}
+    places = []
+    at: dict[str, tuple[float, float]] = {}
+    for condition in view.ordered(evidence):
+        x, y = evidence.score(condition.name, *left), evidence.score(condition.name, *works)
+        if x is None or y is None or x.value is None or y.value is None:
+            continue
+        at[condition.name] = (x.value, y.value)
+        base = view.only(evidence, condition.of) if condition.of else None
+        places.append(svg.Place(_name(condition), kind_of(condition), x.value, y.value, x.ci, y.ci,
+                                at.get(base.name) if base else None))
+    if not places:
+        return {}
+    units = view.unit_of(evidence, *left), view.unit_of(evidence, *works)
+    across = scatter.Scale(f"Knowledge left: {glossary.title(left[1]).lower()}, {left[0]}", units[0],
+                           _more(evidence, *left))
+    up = scatter.Scale(f"Still works: {glossary.title(works[1]).lower()}, {works[0]}", units[1],
+                       _more(evidence, *works))
+    missing = [row.shown for row in evidence.conditions if row.name not in at]
+    caption = f"Not drawn, for lack of a value: {', '.join(missing)}." if missing else ""
+    return {"plot": scatter.tradeoff(places, across, up), "caption": caption}
+
+
+def training(evidence: Evidence) -> str:
+    """The training loss over steps."""
+    return svg.curve([(float(row.step), row.loss) for row in evidence.training], "Training loss")
+
+
+def key(kind: str) -> str:
+    """The mark of a condition for legends and column heads."""
+    return (f'<svg class="key k-{kind}" viewBox="0 0 16 16" aria-hidden="true">'
+            f"{svg.mark(kind, 8, 8, size=5)}</svg>")
+
+
+def _name(condition: Condition) -> str:
+    if condition.kind != "attack":
+        return {"original": "Before", "oracle": "Oracle", "after": "After"}[condition.kind]
+    return ("Oracle + " if condition.of == "oracle" else "+ ") + condition.suffix
+
+
+def _short(evidence: Evidence, name: str) -> str:
+    condition = evidence.condition(name)
+    return f"+{condition.suffix}" if condition else name
+
+
+def _more(evidence: Evidence, stream: str, metric: str) -> bool:
+    row = next(row for row in evidence.scores if (row.stream, row.metric) == (stream, metric))
+    return view.direction(evidence, row) == "higher"

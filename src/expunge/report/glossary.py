@@ -1,0 +1,127 @@
+"""Metrics, attacks and statistics in plain words. A name that is not here is shown as it is."""
+
+from __future__ import annotations
+
+import re
+
+# One sentence each, for a reader who does not train models.
+METRICS: dict[str, str] = {
+    "probability": "How likely the model finds the exact answer, per word piece: near 100 % it knows the answer "
+    "by heart.",
+    "perplexity": "How surprised the model is by the text: 1 is not at all, large is very much.",
+    "rouge": "How much of the true answer reappears, in order, in what the model writes when asked.",
+    "memorization_accuracy": "Share of the word pieces of an answer that the model predicts exactly when it is shown "
+    "everything before them.",
+    "exact_memorization": "Share of the answers that the model reproduces word for word.",
+    "extraction_strength": "How much of the end of an answer the model can still complete without an error, once "
+    "given the beginning.",
+    "extraction_likelihood": "How often fragments of the true text turn up in the model's own continuations.",
+    "truth_ratio": "How the model rates false answers against the true one; the value itself means little, what "
+    "counts is whether it equals that of a model that never saw the data.",
+    "truth_ratio_utility": "On what should be kept: how far the model prefers the true answer over false ones; 1 is "
+    "always.",
+    "forget_quality": "Chance that answers as different as these would come from a model that never saw the data: "
+    "near 1 the two cannot be told apart, near 0 they clearly differ.",
+    "model_utility": "One number for all that should still work: answers on kept data, real people and general "
+    "facts.",
+    "membership": "How well an outsider can tell removed examples from ones the model never saw: 0.5 is guessing, "
+    "1 is certainty, far below 0.5 is a trace too.",
+    "privacy_leak": "Membership compared with that of a model that never saw the data, in percent: 0 is ideal.",
+    "choice_accuracy": "Share of multiple-choice questions answered rightly.",
+}
+
+# "Before the removal, {phrase}": `{value}` already carries its unit and interval.
+PHRASES: dict[str, str] = {
+    "exact_memorization": "reproduced {value} of the answers word for word",
+    "extraction_strength": "could complete {value} of an answer without an error, once given its beginning",
+    "memorization_accuracy": "got {value} of the words of the answers exactly right",
+    "rouge": "brought back {value} of the words of the true answers when asked",
+    "probability": "gave the exact answers a likelihood of {value} per word",
+    "perplexity": "read the text with a surprise (perplexity) of {value}",
+    "model_utility": "scored {value} on everything that should keep working",
+    "choice_accuracy": "answered {value} of the multiple-choice questions rightly",
+}
+
+# Best first: which metric tells a lay reader how much the model can still say, and how well it still works.
+KNOWLEDGE = ("exact_memorization", "memorization_accuracy", "extraction_strength",
+             "rouge", "probability", "choice_accuracy")
+UTILITY = ("model_utility", "exact_memorization", "memorization_accuracy", "rouge",
+           "probability", "choice_accuracy", "perplexity")
+
+UNITS: dict[str, str] = {
+    "probability": "prob", "rouge": "share", "memorization_accuracy": "share", "exact_memorization": "share",
+    "extraction_strength": "share", "forget_quality": "p-value",
+    "perplexity": "perplexity", "choice_accuracy": "share",
+}
+
+ATTACKS: dict[str, str] = {
+    "relearn": "The model is trained for a few steps on part of the removed examples, to see whether the rest comes "
+    "back.",
+    "quantize": "The weights are rounded to fewer bits, as is done to run a model cheaply; small changes made by a "
+    "removal can get lost in it.",
+    "paraphrase": "The same questions are asked in other words.",
+    "prompts": "The questions are wrapped in instructions that ask the model to reveal what it knows.",
+    "gcg": "A computer searches for a meaningless string that makes the model answer.",
+    "prune": "The least important weights are set to zero.",
+    "sampling": "The question is asked many times with chance in the answers, and the best answer counts.",
+    "orthogonalize": "A direction inside the model that seems to stand for refusing is removed.",
+}
+
+TERMS: dict[str, str] = {
+    "Original": "The model as it was before the removal.",
+    "Oracle": "A twin of the model, trained in the same way but without the data to be removed: what a perfect "
+    "removal would give.",
+    "After": "The model after the removal.",
+    "Attack": "An attempt to bring the removed knowledge back; everything is measured again afterwards. The same "
+    "attack on the oracle shows what it gives an attacker who starts from nothing.",
+    "Interval": "The range in which the true value lies with the confidence stated in this report.",
+    "Margin": "The largest difference that still counts as no difference, fixed before measuring.",
+    "Power": "The chance that an audit of this size shows equality if there is equality. When it is low, no result "
+    "says little.",
+    "PASS": "The whole interval of the difference lies within the margin, in the worst case looked at.",
+    "FAIL": "The whole interval lies outside the margin on the bad side in at least one case.",
+    "INCONCLUSIVE": "The interval crosses the margin: the data do not decide. This is not a weak pass.",
+    "Points": "Percentage points: from 10 % to 12 % is 2 points.",
+}
+
+# Where a good model stands on data that must be kept; metrics that are not here follow their own `better`.
+KEPT: dict[str, str] = {
+    "probability": "higher", "rouge": "higher", "memorization_accuracy": "higher", "exact_memorization": "higher",
+    "extraction_strength": "higher", "perplexity": "lower", "truth_ratio_utility": "higher",
+    "model_utility": "higher", "choice_accuracy": "higher",
+}
+
+_TITLES = {"rouge": "ROUGE-L", "membership": "Membership inference"}
+
+
+def base(metric: str) -> str:
+    """The registered name in `membership(min_k)` or `membership[score=min_k]`."""
+    return re.split(r"[(\[{@:]", metric, maxsplit=1)[0].strip()
+
+
+def describe(metric: str) -> str:
+    """One plain sentence; the name itself when nothing is known."""
+    return METRICS.get(metric) or METRICS.get(base(metric), metric)
+
+
+def title(name: str) -> str:
+    """`extraction_strength` -> `Extraction strength`; what follows the registered name is kept."""
+    stem = base(name)
+    words = _TITLES.get(stem) or stem.replace("_", " ")
+    return words[:1].upper() + words[1:] + (f" {name[len(stem):].strip()}" if name[len(stem):].strip() else "")
+
+
+def phrase(metric: str) -> str:
+    """What a value means, as the end of a sentence about the model, with `{value}` in it."""
+    known = PHRASES.get(base(metric))
+    return known if known is not None else f"scored {{value}} on {re.sub('[{}]', '', title(metric))}"
+
+
+def unit(metric: str) -> str:
+    """The unit of a known metric, empty otherwise."""
+    return UNITS.get(base(metric), "")
+
+
+def attack(name: str | None) -> str:
+    """What an attack does, in one sentence; empty when unknown. Chains ("a+b") are told one after the other."""
+    return " ".join(ATTACKS[base(part)] for part in (name or "").split("+") if base(part) in ATTACKS)

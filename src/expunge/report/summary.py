@@ -1,0 +1,240 @@
+"""The findings as sentences for a reader who does not train models: no jargon, every number with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from expunge.report import glossary, numbers, view
+from expunge.report.schema import Evidence, Measured, Outcome, Verdict
+
+WORDS: dict[str, str] = {
+    "PASS": "The removal held.",
+    "FAIL": "The removal did not hold.",
+    "INCONCLUSIVE": "The evidence does not decide.",
+}
+CLAIMS: dict[str, str] = {
+    "forgotten": "The model knows no more about the removed data than one that never saw it",
+    "kept": "The model still does what it should",
+    "private": "An outsider cannot tell that the data were ever used",
+}
+AGAINST: dict[str, str] = {
+    "oracle": "a model that never saw the data",
+    "holdout": "texts the model never saw",
+    "original": "the model before the removal",
+}
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A short paragraph with its lead-in. tone: "", "pass", "fail", "open" (inconclusive)."""
+
+    lead: str
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One large number of the opening strip."""
+
+    kind: str  # "original", "after", "attack", "oracle"
+    name: str
+    value: str
+    interval: str
+    share: float | None  # for the bar under the number, [0, 1]
+    note: str = ""
+
+
+def opening(evidence: Evidence) -> str:
+    """One sentence under the title: what the verdict says."""
+    if evidence.verdict is None:
+        return "No claim was put to the test: this report measures, it does not judge."
+    failed = [row for row in evidence.verdicts if row.verdict == evidence.verdict]
+    if evidence.verdict == "PASS":
+        return f"{WORDS['PASS']} Every claim stood in the worst case that was looked at."
+    claims = " and ".join(dict.fromkeys(f"“{row.claim}”" for row in failed)) or "at least one claim"
+    if evidence.verdict == "FAIL":
+        return f"{WORDS['FAIL']} The claim {claims} failed in the worst case that was looked at."
+    return f"{WORDS['INCONCLUSIVE']} For {claims} the data allow neither a yes nor a no."
+
+
+def paragraphs(evidence: Evidence) -> list[Paragraph]:
+    """The whole story in order: asked, before, after, attacked, never saw it, kept, how sure."""
+    found = [_asked(evidence), *_knowledge(evidence), *_kept(evidence)]
+    for claim, verdicts in view.by_claim(evidence.verdicts).items():
+        found.append(_verdict(evidence, claim, verdicts))
+    found.append(_sure(evidence))
+    return found
+
+
+def tiles(evidence: Evidence) -> list[Tile]:
+    """Before, after, after the worst attack, never saw it: one number each, of the most telling metric."""
+    where = view.knowledge(evidence)
+    if where is None:
+        return []
+    found = []
+    for kind, name in (("original", "Before"), ("after", "After removal"), ("attack", "After the worst attack"),
+                       ("oracle", "Never saw the data")):
+        row = _of_kind(evidence, kind, *where)
+        if row is None or row.value is None:
+            reason = row.reason if row else ("no attack was run" if kind == "attack" else "not measured")
+            found.append(Tile(kind, name, "–", "", None, reason))
+            continue
+        share = min(1.0, max(0.0, row.value)) if numbers.is_share(row.unit) else None
+        note = view.label(evidence, row.condition) if kind == "attack" else ""
+        found.append(Tile(kind, name, numbers.number(row.value, row.unit), numbers.interval(row.ci, row.unit), share,
+                          note))
+    return found
+
+
+def tiles_caption(evidence: Evidence) -> str:
+    where = view.knowledge(evidence)
+    if where is None:
+        return ""
+    stream, metric = where
+    return f"{glossary.title(metric)} on “{stream}”: {glossary.describe(metric)}"
+
+
+def _asked(evidence: Evidence) -> Paragraph:
+    forget, retain = view.size(evidence, "forget"), view.size(evidence, "retain")
+    text = f"{_many(forget, 'text was', 'texts were')} to be removed from the model {evidence.subject}"
+    text += f", and {_many(retain, 'other', 'others')} to be kept." if retain else "."
+    if evidence.method is not None:
+        text += f" Method: {evidence.method.name}."
+        if evidence.method.summary:
+            text += f" {evidence.method.summary.rstrip('.')}."
+    return Paragraph("What was asked", text)
+
+
+def _knowledge(evidence: Evidence) -> list[Paragraph]:
+    where = view.knowledge(evidence)
+    if where is None:
+        return [Paragraph("What the model knew", "No measure of the removed data has a value in this run; the table "
+                          "of all scores gives the reasons.", "open")]
+    found = []
+    for kind, lead, start in (
+        ("original", "Before", "Before the removal, the model "),
+        ("after", "After", "After the removal, it "),
+        ("attack", "Under attack", ""),
+        ("oracle", "For comparison", "A twin of the model that never saw these texts "),
+    ):
+        row = _of_kind(evidence, kind, *where)
+        if row is None or row.value is None:
+            found.append(Paragraph(lead, _absent(kind, row)))
+            continue
+        if kind == "attack":
+            start = f"After the attack that brought back most (“{view.label(evidence, row.condition)}”), it "
+        text = start + _said(row)
+        found.append(Paragraph(lead, text + (_twin(evidence, row) if kind == "attack" else ".")))
+    return found
+
+
+def _twin(evidence: Evidence, row: Measured) -> str:
+    """The end of the attack sentence: what the same attack gives on the model that never saw the data."""
+    target = view.reference(evidence, row)
+    if target is None or target.value is None:
+        return "."
+    condition = evidence.condition(target.condition)
+    if condition is None or condition.of != "oracle":
+        return "."
+    return (f". The same attack on the twin that never saw the texts gives "
+            f"{_number(target)}: only what goes beyond that was really left in the model.")
+
+
+def _kept(evidence: Evidence) -> list[Paragraph]:
+    where = view.utility(evidence)
+    if where is None:
+        return [Paragraph("What was kept", "It was not measured whether the rest of the model still works.", "open")]
+    stream, metric = where
+    before, after = _of_kind(evidence, "original", *where), _of_kind(evidence, "after", *where)
+    if after is None or after.value is None:
+        return [Paragraph("What was kept", "It was not measured whether the rest of the model still works.", "open")]
+    scope = "" if metric == "model_utility" else f" On what should be kept (“{stream}”),"
+    text = f"{scope} the model {_said(after)}".strip()
+    if before is not None and before.value is not None:
+        text += f"; before the removal it was {_number(before)}"
+    return [Paragraph("What was kept", text[:1].upper() + text[1:] + ".")]
+
+
+def _verdict(evidence: Evidence, claim: str, verdicts: list[Verdict]) -> Paragraph:
+    """Why a claim stands, falls or stays open, told by its worst verdict."""
+    rank = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
+    worst = min(verdicts, key=lambda row: rank[row.verdict])
+    tones: dict[Outcome, str] = {"PASS": "pass", "FAIL": "fail", "INCONCLUSIVE": "open"}
+    name = CLAIMS.get(claim, glossary.title(claim))
+    parts = [f"{name}: {worst.verdict.lower()}."]
+    unit = view.unit_of(evidence, worst.stream, worst.metric)
+    yardstick = AGAINST.get(worst.against, worst.against)
+    if worst.difference is not None and worst.margin is not None:
+        gap = numbers.difference(worst.difference, unit)
+        span = numbers.difference_interval(worst.ci, unit)
+        where = f" (“{view.label(evidence, worst.condition)}”)" if worst.condition else ""
+        parts.append(
+            f"In the worst case{where}, {glossary.title(worst.metric).lower()} differs from {yardstick} by {gap}"
+            + (f" (between {span})" if span else "")
+            + f"; up to {numbers.margin(worst.margin, unit)} counts as equal."
+        )
+    parts.append(_meaning(worst))
+    if worst.reason:
+        parts.append(worst.reason[:1].upper() + worst.reason[1:].rstrip(".") + ".")
+    return Paragraph(f"Claim “{claim}”", " ".join(part for part in parts if part), tones[worst.verdict])
+
+
+def _meaning(worst: Verdict) -> str:
+    if worst.verdict == "PASS":
+        return ""
+    if worst.verdict == "FAIL":
+        return ("The difference is larger than chance and larger than what was agreed. The model should not be "
+                "released as cleaned on this evidence.")
+    text = "That range reaches across the limit: the data cannot tell a good removal from a bad one."
+    if worst.power is not None and worst.power < 0.8:
+        text += (f" An audit of this size would have shown a perfect removal with a chance of only "
+                 f"{numbers.percent(worst.power)}; more examples would settle it.")
+    return text + " This is not a weak pass."
+
+
+def _sure(evidence: Evidence) -> Paragraph:
+    attacks = len(view.probes(evidence))
+    level = numbers.percent(evidence.confidence)
+    text = f"Every range in this report covers the true value with {level} confidence. "
+    text += (f"{_many(attacks, 'attack was', 'attacks were')} tried and the worst one counts. " if attacks else
+             "No attack was tried, so nothing is known about how easily the knowledge comes back. ")
+    if view.only(evidence, "oracle") is None:
+        text += ("There was no model that never saw the data to compare with, so “forgotten” is judged by weaker "
+                 "evidence. ")
+    if evidence.untested:
+        text += f"{_many(len(evidence.untested), 'thing was', 'things were')} not tested; they are listed below. "
+    return Paragraph("How sure this is", text + "No audit can prove that an attack nobody has tried would fail.")
+
+
+def _of_kind(evidence: Evidence, kind: str, stream: str, metric: str) -> Measured | None:
+    if kind == "attack":
+        return view.worst(evidence, stream, metric)
+    condition = view.only(evidence, kind)
+    return evidence.score(condition.name, stream, metric) if condition else None
+
+
+def _said(row: Measured) -> str:
+    return glossary.phrase(row.metric).format(value=_number(row))
+
+
+def _number(row: Measured) -> str:
+    span = numbers.interval(row.ci, row.unit)
+    between = f" (between {span.replace('–', ' and ').replace(' to ', ' and ')})" if span else ""
+    return numbers.number(row.value, row.unit) + between
+
+
+def _absent(kind: str, row: Measured | None) -> str:
+    if row is not None:
+        return f"Not available: {row.reason.rstrip('.') or 'no reason was given'}."
+    return {
+        "original": "The model before the removal was not measured.",
+        "after": "The model after the removal was not measured.",
+        "attack": "No attack on the removal was run, so nothing is known about how easily the knowledge comes back.",
+        "oracle": "There was no twin that never saw these texts, so nothing shows what a perfect removal would "
+        "look like.",
+    }[kind]
+
+
+def _many(number: int, one: str, more: str) -> str:
+    return f"{number:,} {one if number == 1 else more}"

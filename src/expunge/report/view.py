@@ -1,0 +1,243 @@
+"""Questions that all renderings ask of the evidence: what is worst, what to compare with, how far away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from expunge.report import glossary, numbers
+from expunge.report.schema import Condition, Evidence, Measured, Verdict
+
+_ORDER = {"original": 0, "oracle": 1, "after": 2, "attack": 3}
+_ROLES = {"forget": 0, "retain": 1, "holdout": 2, "anchor": 3, "probe": 4}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a score is from its reference: level 0 (as close as can be told) to 4 (far), side -1, 0, +1."""
+
+    level: int
+    side: int
+    reference: str  # name of the condition it was compared with
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An attack on the unlearned model, with the same attack on the oracle where there is one."""
+
+    attacked: Condition
+    twin: Condition | None
+
+
+def only(evidence: Evidence, kind: str) -> Condition | None:
+    """The condition of a kind ("original", "oracle", "after")."""
+    return next((row for row in evidence.conditions if row.kind == kind), None)
+
+
+def ordered(evidence: Evidence) -> list[Condition]:
+    """Original, oracle, after, attacks on it, attacks on the oracle."""
+    return sorted(evidence.conditions, key=lambda row: (_ORDER[row.kind], row.of == "oracle"))
+
+
+def probes(evidence: Evidence) -> list[Probe]:
+    """The attacks on the unlearned model, each with its twin on the oracle."""
+    attacks = [row for row in evidence.conditions if row.kind == "attack"]
+    twins = {row.suffix: row for row in attacks if row.of == "oracle"}
+    return [Probe(row, twins.get(row.suffix)) for row in attacks if row.of != "oracle"]
+
+
+def role(evidence: Evidence, stream: str) -> str:
+    """The role of a stream; a stream that is not listed is taken by its name."""
+    listed = next((row.role for row in evidence.streams if row.name == stream), None)
+    return listed or (stream if stream in _ROLES else "probe")
+
+
+def size(evidence: Evidence, wanted: str) -> int:
+    """How many examples the streams of a role hold together."""
+    return sum(row.n for row in evidence.streams if row.role == wanted)
+
+
+def streams(evidence: Evidence) -> list[str]:
+    """Streams that were scored, forget first."""
+    names = dict.fromkeys(row.stream for row in evidence.scores)
+    return sorted(names, key=lambda name: _ROLES.get(role(evidence, name), 9))
+
+
+def metrics(evidence: Evidence, stream: str) -> list[str]:
+    """Metrics of a stream in the order of the file."""
+    return list(dict.fromkeys(row.metric for row in evidence.scores if row.stream == stream))
+
+
+def headline(evidence: Evidence, stream: str, wanted: Sequence[str]) -> str | None:
+    """The first of `wanted` that has a value on this stream; else the first metric with a share as its unit."""
+    valued = dict.fromkeys(row.metric for row in evidence.scores if row.stream == stream and row.value is not None)
+    for name in wanted:
+        for metric in valued:
+            if glossary.base(metric) == name:
+                return metric
+    shares = (row.metric for row in evidence.scores
+              if row.stream == stream and row.value is not None and numbers.is_share(row.unit))
+    return next(shares, next(iter(valued), None))
+
+
+def knowledge(evidence: Evidence) -> tuple[str, str] | None:
+    """(stream, metric) that best tells how much of the removed data the model can still say."""
+    for stream in streams(evidence):
+        if role(evidence, stream) == "forget" and (metric := headline(evidence, stream, glossary.KNOWLEDGE)):
+            return stream, metric
+    return None
+
+
+def utility(evidence: Evidence) -> tuple[str, str] | None:
+    """(stream, metric) that best tells how much of the rest still works."""
+    kept = [name for name in streams(evidence) if role(evidence, name) != "forget"]
+    for stream in kept:
+        if "model_utility" in metrics(evidence, stream) and headline(evidence, stream, ("model_utility",)):
+            return stream, "model_utility"
+    for wanted in ("retain", "anchor", "probe"):
+        for stream in kept:
+            if role(evidence, stream) == wanted and (metric := headline(evidence, stream, glossary.UTILITY)):
+                return stream, metric
+    return None
+
+
+def position(value: float, unit: str) -> float:
+    """A value on the scale on which differences are judged: log10 for p-values and perplexities."""
+    if numbers.is_log(unit):
+        return math.log10(max(value, 1e-300)) if math.isfinite(value) else math.copysign(300.0, value)
+    return value if math.isfinite(value) else math.copysign(1e300, value)
+
+
+def reference(evidence: Evidence, row: Measured) -> Measured | None:
+    """What a score should look like: the same attack on the oracle, else the oracle; for kept streams without an
+    oracle the original. None for references themselves and where nothing fits."""
+    condition = evidence.condition(row.condition)
+    oracle = only(evidence, "oracle")
+    if condition is None or condition.kind == "oracle" or condition.of == "oracle":
+        return None
+    names: list[str] = []
+    if condition.kind == "attack":
+        names += [probe.twin.name for probe in probes(evidence) if probe.attacked == condition and probe.twin]
+    if oracle is not None:
+        names.append(oracle.name)
+    original = only(evidence, "original")
+    if oracle is None and original is not None and role(evidence, row.stream) != "forget":
+        names.append(original.name)
+    for name in names:
+        found = evidence.score(name, row.stream, row.metric)
+        if found is not None and found.value is not None and name != row.condition:
+            return found
+    return None
+
+
+def distance(evidence: Evidence, row: Measured) -> Distance | None:
+    """How far a score is from its reference, as a share of what original and oracle are apart (at least a tenth of
+    the scale). Level 0 also when the reference lies inside the score's interval."""
+    target = reference(evidence, row)
+    if target is None or target.value is None or row.value is None or math.isnan(row.value):
+        return None
+    here, there = position(row.value, row.unit), position(target.value, row.unit)
+    side = (here > there) - (here < there)
+    if row.ci is not None and row.ci[0] <= target.value <= row.ci[1]:
+        return Distance(0, side, target.condition)
+    share = abs(here - there) / _scale(evidence, row, there)
+    level = sum(share > step for step in (0.1, 0.25, 0.5, 0.75))
+    return Distance(level, side, target.condition)
+
+
+def _scale(evidence: Evidence, row: Measured, there: float) -> float:
+    original = only(evidence, "original")
+    before = evidence.score(original.name, row.stream, row.metric) if original else None
+    if numbers.is_log(row.unit):
+        floor = 1.0 if numbers.is_p(row.unit) else 0.1
+    else:
+        floor = 0.1 if numbers.is_share(row.unit) or abs(there) <= 1 else 0.1 * abs(there)
+    if before is None or before.value is None:
+        return floor
+    return max(floor, abs(position(before.value, row.unit) - there))
+
+
+def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
+    """The attacked score that speaks most against the removal: the verdict's where it names an attack; on forget
+    streams the one nearest to the original side; elsewhere the one farthest from the unattacked model."""
+    candidates = [row for probe in probes(evidence)
+                  if (row := evidence.score(probe.attacked.name, stream, metric)) and row.value is not None]
+    if not candidates:
+        return None
+    for verdict in evidence.verdicts:
+        if (verdict.stream, verdict.metric) == (stream, metric):
+            named = [row for row in candidates if row.condition == verdict.condition]
+            if named:
+                return named[0]
+    if role(evidence, stream) == "forget":
+        return max(candidates, key=lambda row: _remembered(evidence, row))
+    base = _value_of(evidence, "after", stream, metric)
+    if base is None:
+        base = _value_of(evidence, "original", stream, metric)
+    if base is None:
+        return candidates[0]
+    return max(candidates, key=lambda row: abs(position(_number(row), row.unit) - position(base, row.unit)))
+
+
+def recovered(evidence: Evidence, row: Measured) -> float | None:
+    """Share of the removed knowledge that an attack brought back: (attacked - after) / (original - after)."""
+    before = _value_of(evidence, "original", row.stream, row.metric)
+    after = _value_of(evidence, "after", row.stream, row.metric)
+    if before is None or after is None or row.value is None:
+        return None
+    first, now, last = (position(value, row.unit) for value in (before, row.value, after))
+    return (now - last) / (first - last) if abs(first - last) > 0.02 else None
+
+
+def direction(evidence: Evidence, row: Measured) -> str:
+    """Where a good removal moves a score of this stream: "lower", "higher", "oracle" or "" (for comparison only).
+
+    `better` speaks of the forget stream; on what must be kept the same metric often points the other way.
+    """
+    kind = role(evidence, row.stream)
+    if kind == "forget":
+        return row.better
+    return "" if kind == "holdout" else glossary.KEPT.get(glossary.base(row.metric), row.better)
+
+
+def verdict_for(evidence: Evidence, stream: str, metric: str) -> Verdict | None:
+    return next((row for row in evidence.verdicts if (row.stream, row.metric) == (stream, metric)), None)
+
+
+def unit_of(evidence: Evidence, stream: str, metric: str) -> str:
+    """The unit of a metric on a stream, from any of its scores."""
+    return next((row.unit for row in evidence.scores if (row.stream, row.metric) == (stream, metric) and row.unit), "")
+
+
+def label(evidence: Evidence, name: str) -> str:
+    """The human label of a condition; the name when it is not listed."""
+    condition = evidence.condition(name)
+    return condition.shown if condition else name
+
+
+def by_claim(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+    groups: dict[str, list[Verdict]] = {}
+    for row in verdicts:
+        groups.setdefault(row.claim, []).append(row)
+    return groups
+
+
+def _remembered(evidence: Evidence, row: Measured) -> float:
+    """Larger = closer to the model that still knew."""
+    before = _value_of(evidence, "original", row.stream, row.metric)
+    clean = _value_of(evidence, "oracle", row.stream, row.metric)
+    here = position(_number(row), row.unit)
+    if before is not None and clean is not None and before != clean:
+        return here if before > clean else -here
+    return here if row.better == "lower" else -here
+
+
+def _value_of(evidence: Evidence, kind: str, stream: str, metric: str) -> float | None:
+    condition = only(evidence, kind)
+    row = evidence.score(condition.name, stream, metric) if condition else None
+    return row.value if row else None
+
+
+def _number(row: Measured) -> float:
+    return math.nan if row.value is None else row.value
