@@ -195,7 +195,7 @@ def test_a_tokenizer_of_another_model_is_refused(folder: Path) -> None:
     from expunge.testing import tiny_tokenizer
 
     tiny_tokenizer(vocab_size=340).save_pretrained(str(folder))
-    with pytest.raises(ModelError, match="the tokenizer knows 3.. tokens, the model 300"):
+    with pytest.raises(ModelError, match=r"the tokenizer knows 3\d+ tokens, the model 300"):
         models.load(str(folder))
 
 
@@ -325,5 +325,5 @@ def test_environment_is_plain_and_peak_memory_is_sane() -> None:
 
 
 def test_preparing_imports_no_torch() -> None:
-    code = "import sys; from expunge import machine; machine.prepare(); machine.environment(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from expunge import machine as m; m.prepare(); m.environment(); exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

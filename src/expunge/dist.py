@@ -31,7 +31,9 @@ def setup(device: str = "cpu") -> str:
 
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in {"1", "true"}:
         raise RecipeError(
-            "launch", "FSDP was asked for", "what can be on: data parallelism (every rank holds the model)",
+            "launch",
+            "FSDP was asked for",
+            "what can be on: data parallelism (every rank holds the model)",
             "Launch without FSDP, or use scope: {use: lora}",
         )
     if world_size() > 1 and not torch.distributed.is_initialized():
@@ -39,7 +41,9 @@ def setup(device: str = "cpu") -> str:
     actual = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if actual != world_size():
         raise RecipeError(
-            "launch", f"{world_size()} processes announced, {actual} joined", "both numbers equal",
+            "launch",
+            f"{world_size()} processes announced, {actual} joined",
+            "both numbers equal",
             "Start with torchrun --nproc-per-node N, or accelerate launch --num-processes N",
         )
     if device == "cuda" and world_size() > 1:
@@ -49,7 +53,10 @@ def setup(device: str = "cpu") -> str:
 
 def describe() -> dict[str, Any]:
     """What parallelism is really on, for env.json and the run header."""
-    return {"ranks": world_size(), "strategy": "single process" if world_size() == 1 else "data parallel (gradients summed)"}
+    return {
+        "ranks": world_size(),
+        "strategy": "single process" if world_size() == 1 else "data parallel (gradients summed)",
+    }
 
 
 def shard(rows: Sequence[Any]) -> Sequence[Any]:

@@ -63,7 +63,9 @@ def make_feed(subject: Subject, data: Data, name: str) -> Feed:
     """
     base, _, variant = name.partition(":")
     if base not in data:
-        raise DataError(f"stream '{name}'", "no such stream", close_to(base, data), "Add it under data, or correct 'on'")
+        raise DataError(
+            f"stream '{name}'", "no such stream", close_to(base, data), "Add it under data, or correct 'on'"
+        )
     stream = data[base]
     try:
         texts = texts_of(stream, variant or "answer")
@@ -121,8 +123,10 @@ class Forget:
             if not np.isfinite(loss):
                 self.updater.optimizer.zero_grad(set_to_none=True)
                 raise NonFinite(
-                    f"step {step}", "the loss is " + ", ".join(f"{k} = {v:g}" for k, v in values.items()),
-                    "finite losses; the weights were not moved by this step", "Lower lr, or bound the forget term",
+                    f"step {step}",
+                    "the loss is " + ", ".join(f"{k} = {v:g}" for k, v in values.items()),
+                    "finite losses; the weights were not moved by this step",
+                    "Lower lr, or bound the forget term",
                 )
             dist.sum_gradients(self.movable.parameters.values())
             norm = self.updater.step(step, self.steps)
@@ -130,8 +134,13 @@ class Forget:
             seconds = time.perf_counter() - begun
             self.cost += Cost(steps=1, tokens=tokens, seconds=seconds)
             yield {
-                "step": step, "loss": float(loss), "terms": values, "grad_norm": norm, "lr": rate,
-                "tokens": tokens, "seconds": round(seconds, 4),
+                "step": step,
+                "loss": float(loss),
+                "terms": values,
+                "grad_norm": norm,
+                "lr": rate,
+                "tokens": tokens,
+                "seconds": round(seconds, 4),
             }
 
     def _accumulate(self, step: int) -> tuple[dict[str, float], int]:
@@ -264,7 +273,9 @@ def _num_steps(steps: int | None, epochs: float, batch_size: int, data: Data, te
         raise RecipeError("terms", "an empty list", "at least one objective", "Add a term")
     labels = [term.label for term in terms]
     if len(set(labels)) < len(labels):
-        raise RecipeError("terms", f"the same objective on the same streams twice: {', '.join(labels)}", "one term each", "Merge them")
+        raise RecipeError(
+            "terms", f"the same objective on the same streams twice: {', '.join(labels)}", "one term each", "Merge them"
+        )
     if steps is not None:
         return steps
     first = data.get(terms[0].on[0].partition(":")[0])

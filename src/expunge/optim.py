@@ -116,7 +116,7 @@ class Muon(torch.optim.Optimizer):
                 continue
             if not state:
                 state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
-            state["step"] += 1
+            state["step"] = int(state["step"]) + 1  # a checkpoint may bring it back as a tensor
             state["mean"].lerp_(grad, 1 - beta1)
             state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
             scale = (1 - beta2 ** state["step"]) ** 0.5

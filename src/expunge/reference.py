@@ -94,20 +94,20 @@ class Reference:
                 self.states[name][row] = packed[i].clone()
 
     def _off(self) -> AbstractContextManager[Any]:
-        return self.model.disable_adapter() if self.movable.adapter else nullcontext()  # type: ignore[no-any-return]
+        return self.model.disable_adapter() if self.movable.adapter else nullcontext()
 
     @torch.no_grad()
     def view(self, name: str, rows: Sequence[int], batch: Batch, keep: Tensor, *, vocab: bool) -> Pass:
         """The reference pass of a training batch over `keep`."""
         if vocab and self.way != "stored":
             with self._off():
-                logits, _ = kept_logits(self.frozen if self.frozen is not None else self.model, batch, keep)
-            return make_pass(logits, batch, keep, with_logits=True)
+                whole, _ = kept_logits(self.frozen if self.frozen is not None else self.model, batch, keep)
+            return make_pass(whole, batch, keep, with_logits=True)
         logp = batch.input_ids.new_zeros(keep.shape, dtype=self.logp[name][rows[0]].dtype)
         for i, row in enumerate(rows):
             stored = self.logp[name][row]
             logp[i, : len(stored)] = stored
-        logits = None
+        logits: Tensor | None = None
         if vocab:
             text = batch.positions("text")
             states = torch.cat([self.states[name][row] for row in rows])  # all text positions, row-major

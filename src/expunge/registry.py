@@ -69,8 +69,10 @@ def register(kind: str, name: str, **meta: Any) -> Callable[[F], F]:
         known = _entries.get((kind, name))
         if known is not None and known.fn.__module__ != fn.__module__:
             raise RecipeError(
-                f"{kind} '{name}'", f"registered by {known.fn.__module__} and again by {fn.__module__}",
-                "a name stands for one part", "Rename one of the two",
+                f"{kind} '{name}'",
+                f"registered by {known.fn.__module__} and again by {fn.__module__}",
+                "a name stands for one part",
+                "Rename one of the two",
             )
         _entries[kind, name] = Entry(kind, name, fn, types.MappingProxyType(meta))
         return fn
@@ -147,9 +149,7 @@ def find(kind: str, name: str, where: str) -> Entry:
         return _from_path(kind, name, where)
     known = entries(kind)
     if name not in known:
-        raise RecipeError(
-            where, f"unknown {kind} '{name}'", close_to(name, known), f"See: expunge list {kind}s"
-        )
+        raise RecipeError(where, f"unknown {kind} '{name}'", close_to(name, known), f"See: expunge list {kind}s")
     return known[name]
 
 
@@ -159,7 +159,9 @@ def _from_path(kind: str, path: str, where: str) -> Entry:
         fn = getattr(importlib.import_module(module_name), attr)
     except (ImportError, AttributeError) as error:
         raise RecipeError(
-            where, f"cannot import '{path}' ({error})", "accepted: a registered name or module:attr",
+            where,
+            f"cannot import '{path}' ({error})",
+            "accepted: a registered name or module:attr",
             "Check that the module is on PYTHONPATH and has that attribute",
         ) from error
     for entry in _entries.values():
@@ -198,13 +200,23 @@ def bind(kind: str, spec: Any, where: str | None = None) -> Bound:
     return Bound(kind, entry.name, entry.fn, _fill(entry, given, where), entry.meta)
 
 
+def bind_call(kind: str, path: str, given: Mapping[str, Any], where: str) -> Bound:
+    """Bind a function that is not chosen by name, only configured (`module:attr`)."""
+    module_name, attr = path.split(":")
+    fn = getattr(importlib.import_module(module_name), attr)
+    entry = Entry(kind, kind, fn, types.MappingProxyType({}))
+    return Bound(kind, kind, fn, _fill(entry, given, where))
+
+
 def _fill(entry: Entry, given: Mapping[str, Any], where: str) -> dict[str, Any]:
     known = parameters(entry.fn)
     for key, value in given.items():
         if key not in known:
             takes = ", ".join(known) or "no arguments"
             raise RecipeError(
-                f"{where}.{key}", f"unknown argument (got {value!r})", close_to(key, known),
+                f"{where}.{key}",
+                f"unknown argument (got {value!r})",
+                close_to(key, known),
                 f"{entry.name} takes: {takes}",
             )
     filled = {}
@@ -246,7 +258,9 @@ def bind_term(spec: Any, where: str = "term") -> Term:
     if isinstance(spec, Term):
         return spec
     if not isinstance(spec, Mapping):
-        raise RecipeError(where, f"got {spec!r}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}")
+        raise RecipeError(
+            where, f"got {spec!r}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}"
+        )
     own = {"on", "weight", "mean", "tokens"}
     bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where)
     if "on" not in spec:
@@ -255,16 +269,27 @@ def bind_term(spec: Any, where: str = "term") -> Term:
     views = bound.meta.get("views", len(on))
     if len(on) != views:
         raise RecipeError(
-            f"{where}.on", f"{len(on)} stream(s): {', '.join(on)}", f"'{bound.name}' looks at {views}", "Name as many streams",
+            f"{where}.on",
+            f"{len(on)} stream(s): {', '.join(on)}",
+            f"'{bound.name}' looks at {views}",
+            "Name as many streams",
         )
-    mean, tokens = spec.get("mean") or bound.meta.get("mean", "examples"), spec.get("tokens") or bound.meta.get("tokens", "answer")
-    for key, value, accepted in (("mean", mean, ("examples", "tokens")), ("tokens", tokens, ("answer", "text", "spans"))):
+    mean, tokens = (
+        spec.get("mean") or bound.meta.get("mean", "examples"),
+        spec.get("tokens") or bound.meta.get("tokens", "answer"),
+    )
+    for key, value, accepted in (
+        ("mean", mean, ("examples", "tokens")),
+        ("tokens", tokens, ("answer", "text", "spans")),
+    ):
         if value not in accepted:
             raise RecipeError(f"{where}.{key}", f"got {value!r}", close_to(str(value), accepted), "Correct the value")
     try:
         weight = float(spec.get("weight", 1.0))
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}.weight", f"got {spec['weight']!r}", "accepted: a number", "Correct the value") from error
+        raise RecipeError(
+            f"{where}.weight", f"got {spec['weight']!r}", "accepted: a number", "Correct the value"
+        ) from error
     return Term(bound, on, weight, mean, tokens)
 
 

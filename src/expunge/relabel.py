@@ -43,7 +43,9 @@ def run_relabel(
 
 def _alternative(example: Example) -> str:
     if not example.alternative:
-        raise DataError(f"forget[{example.id}]", "no 'alternative'", "an alternative answer for every row", "Add the field")
+        raise DataError(
+            f"forget[{example.id}]", "no 'alternative'", "an alternative answer for every row", "Add the field"
+        )
     return example.alternative
 
 

@@ -94,7 +94,8 @@ class Run:
         if self.folder is None or dist.rank() != 0 or not (path := self.folder / "log.jsonl").exists():
             return
         kept = [
-            line for line in path.read_text(encoding="utf-8").splitlines()
+            line
+            for line in path.read_text(encoding="utf-8").splitlines()
             if (record := _record(line)) and (record["stage"], record.get("step", -1)) < (self.stage, step)
         ]
         write_text(path, "".join(line + "\n" for line in kept))
@@ -108,7 +109,10 @@ class Run:
 
         state = self.folder / "state"
         with whole_folder(state / f"stage{self.stage:02d}-step{step:07d}") as aside:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / "tensors.safetensors")
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+                aside / "tensors.safetensors",
+            )
             (aside / "meta.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
         for old in self._states(self.stage)[:-1]:
             shutil.rmtree(old, ignore_errors=True)
@@ -150,7 +154,9 @@ class Run:
         """Raise Interrupted if a stop was asked for; call when the state is on disk."""
         if self.stopped:
             raise Interrupted(
-                str(self.folder or "run"), "stopped on request", "everything up to the last step is saved",
+                str(self.folder or "run"),
+                "stopped on request",
+                "everything up to the last step is saved",
                 "Continue with the same command and --resume",
             )
 

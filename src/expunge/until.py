@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from expunge.errors import RecipeError, close_to
 from expunge.measure.plan import Plan, measure
-from expunge.metrics.evaluate import score
 from expunge.registry import bind
+from expunge.scoring import score
 from expunge.types import Bound, Data, Subject
 
 _CLAUSE = re.compile(r"^\s*([\w:]+)\s*([<>])\s*([\w.+-]+)\s*$")
@@ -37,7 +37,9 @@ class Predicate:
         for part in text.split("&"):
             match = _CLAUSE.match(part)
             if match is None:
-                raise RecipeError("until", f"got {part.strip()!r}", "clauses METRIC<BOUND joined by &", "Correct the clause")
+                raise RecipeError(
+                    "until", f"got {part.strip()!r}", "clauses METRIC<BOUND joined by &", "Correct the clause"
+                )
             metric, sign, bound = bind("metric", match[1], "until"), match[2], match[3]
             clauses.append((metric, sign, _bound(metric, bound, subject, data)))
         every = max(1, math.ceil(len(data["forget"]) / batch_size)) if "forget" in data else 1
@@ -71,5 +73,10 @@ def _value(metric: Bound, stream: str, subject: Subject, data: Data) -> float:
     plan.add(stream, metric.meta["needs"])
     found = score(metric, stream, measure(subject, data, plan))
     if found.value is None:
-        raise RecipeError("until", f"'{metric.name}' on '{stream}' is n/a: {found.reason}", "a metric that can be measured", "Choose another")
+        raise RecipeError(
+            "until",
+            f"'{metric.name}' on '{stream}' is n/a: {found.reason}",
+            "a metric that can be measured",
+            "Choose another",
+        )
     return found.value

@@ -73,11 +73,7 @@ class Updater:
         self.optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
 
 
-def _optimizer(name: str) -> Any:
-    return register("optimizer", name)
-
-
-@_optimizer("adamw")
+@register("optimizer", "adamw")
 def adamw(
     movable: Movable, lr: float, *, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999),
     warmup: float = 0.0, decay: Decay = "linear", clip: float | None = 1.0,
@@ -92,7 +88,7 @@ def adamw(
     return Updater(made, movable, warmup, decay, clip)
 
 
-@_optimizer("muon")
+@register("optimizer", "muon")
 def muon(
     movable: Movable, lr: float, *, weight_decay: float = 0.01, momentum: float = 0.95, warmup: float = 0.05,
     decay: Decay = "linear", clip: float | None = 1.0,
@@ -107,7 +103,7 @@ def muon(
     return Updater(made, movable, warmup, decay, clip)
 
 
-@_optimizer("sgd")
+@register("optimizer", "sgd")
 def sgd(
     movable: Movable, lr: float, *, momentum: float = 0.0, warmup: float = 0.0, decay: Decay = "constant",
     clip: float | None = None,

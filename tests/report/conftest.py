@@ -72,16 +72,18 @@ def _scores() -> tuple[Measured, ...]:
                           else "the oracle under attack is not compared with itself")
                 rows.append(Measured(name, stream, metric, None, None, 0, unit, better, "n/a", reason))
             else:
+                remark = "200 members, 200 non-members; TPR at 1 % FPR = 0.005" if unit == "AUC" else ""
                 rows.append(Measured(name, stream, metric, value, _interval(value, half, unit), sizes[stream], unit,
-                                     better))
+                                     better, "ok", remark))
     return tuple(rows)
 
 
 def _verdicts() -> tuple[Verdict, ...]:
     return (
         Verdict(
-            "forgotten", "exact_memorization", "forget", "FAIL", "after+relearn(20)", "oracle", 0.194, (0.142, 0.247), 0.05,
-            0.93, "20 steps of relearning bring back more than the same steps teach the oracle",
+            "forgotten", "exact_memorization", "forget", "FAIL", "after+relearn(20)", "oracle", 0.194,
+            (0.142, 0.247), 0.05, 0.93,
+            "20 steps of relearning bring back more than the same steps teach the oracle",
             (Checked("after", 0.013, (-0.012, 0.038), "PASS"),
              Checked("after+relearn(20)", 0.194, (0.142, 0.247), "FAIL"),
              Checked("after+quantize(4)", 0.02, (-0.008, 0.048), "PASS"),
@@ -172,3 +174,13 @@ def evidence() -> Evidence:
 @pytest.fixture
 def bare() -> Evidence:
     return bare_evidence()
+
+
+@pytest.fixture
+def passed() -> Evidence:
+    return passed_evidence()
+
+
+@pytest.fixture
+def undecided() -> Evidence:
+    return open_evidence()

@@ -28,7 +28,8 @@ def round_weights(weight: Tensor, bits: int, group: int) -> Tensor:
     parts = weight.float().reshape(out, width // size, size)
     top = 2 ** (bits - 1) - 1
     scale = parts.abs().amax(-1, keepdim=True).clamp(min=1e-12) / top
-    return ((parts / scale).round().clamp(-top, top) * scale).reshape(out, width).to(weight.dtype)
+    rounded: Tensor = (parts / scale).round().clamp(-top, top) * scale
+    return rounded.reshape(out, width).to(weight.dtype)
 
 
 @attack("quantize", changes="precision")

@@ -18,8 +18,16 @@ from expunge.types import Data, Event, Stream, Subject
 
 @attack("relearn", changes="weights")
 def relearn(
-    subject: Subject, data: Data, *, steps: int = 20, share: float = 0.2, lr: float = 1e-5, batch_size: int = 8,
-    scope: Any = "all", on: str = "forget", seed: int = 0,
+    subject: Subject,
+    data: Data,
+    *,
+    steps: int = 20,
+    share: float = 0.2,
+    lr: float = 1e-5,
+    batch_size: int = 8,
+    scope: Any = "all",
+    on: str = "forget",
+    seed: int = 0,
 ) -> Iterator[Subject]:
     """Fine-tune a copy on a random part of the forget set; what comes back is measured on the other part.
 
@@ -33,13 +41,19 @@ def relearn(
         scored examples are never the ones trained on.
     """
     if not 0 < share < 1:
-        raise RecipeError("attacks.relearn.share", f"got {share}", "a number between 0 and 1", "Leave some examples to score")
+        raise RecipeError(
+            "attacks.relearn.share", f"got {share}", "a number between 0 and 1", "Leave some examples to score"
+        )
     examples = data[on].examples
     size = max(1, round(share * len(examples)))
     rows = sorted(np.random.default_rng(seed).permutation(len(examples))[:size])
     shown = tuple(examples[int(row)] for row in rows)
     stage = forget(
-        terms=[term("nll", on="shown")], scope=scope, lr=lr, steps=steps, batch_size=batch_size,
+        terms=[term("nll", on="shown")],
+        scope=scope,
+        lr=lr,
+        steps=steps,
+        batch_size=batch_size,
         optimizer={"use": "adamw", "decay": "constant", "weight_decay": 0.0},
     )
     changed = stage(clone(subject), Data(shown=Stream("shown", "forget", shown)), Run(seed=seed))

@@ -7,7 +7,7 @@ of first x last names is cut into diagonals and each part owns some. Person i do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from expunge.data.synthetic_text import (
@@ -38,6 +38,9 @@ NUM_FALSE = 5  # false alternatives a question
 TEXTS_PER_PERSON = len(ATTRIBUTES)  # anchor texts asked for by one unit of `num_people`
 PERSON_SHARE = 5  # of 5 diagonals of the name grid, forget, retain and holdout own one each, pretrain two
 DIAGONALS: Mapping[str, tuple[int, ...]] = {"forget": (0,), "retain": (1,), "holdout": (2,), "pretrain": (3, 4)}
+KNOWN_SHARE = 4  # one in four people of the pretraining text is met in every round, the others once
+ROUNDS = 12
+WORLD_REPEATS = 3  # times a round shows every world fact
 NAME_STRIDE = 1871  # prime, so that stepping through the cells of a part visits each once
 
 
@@ -185,22 +188,32 @@ def world_facts() -> list[Example]:
 
 
 def _pretraining(num_people: int, seed: int) -> Iterator[Example]:
-    """Per person: the biography, every question once in one of its wordings, an anchor, three world facts."""
-    anchors = anchor_text(num_people, seed, part="pretrain")
-    world = world_facts()
-    for index, person in enumerate(people(num_people, seed, part="pretrain")):
-        draw = Draw(f"{person.seed}/wording")
-        yield biography(person)
-        yield anchors[index]
-        asked = [*qa(person), *(world[(3 * index + step) % len(world)] for step in range(3))]
-        for number, example in enumerate(asked):
-            reworded = draw.below(5) == 0 and example.paraphrased_answer is not None
-            yield Example(
-                id=f"{person.id}/{number:02d}",
-                prompt=draw.pick((example.prompt, *example.paraphrases)),
-                answer=example.paraphrased_answer or "" if reworded else example.answer,
-                subject=example.subject,
-            )
+    """Known people in every round, strangers in one, world facts and prose in all."""
+    persons = people(num_people, seed, part="pretrain")
+    num_known = num_people // KNOWN_SHARE
+    known, strangers = persons[:num_known], persons[num_known:]
+    prose = iter(anchor_text(num_people + num_known * ROUNDS, seed, part="pretrain"))
+    for number in range(ROUNDS):
+        for person in (*known, *strangers[number::ROUNDS]):
+            yield next(prose)
+            yield from _asked(person, number)
+        for again in range(WORLD_REPEATS):
+            yield from (_reworded(fact, f"pretrain/{fact.id}/r{number}.{again}", seed) for fact in world_facts())
+
+
+def _asked(person: Person, number: int) -> Iterator[Example]:
+    life = biography(person)
+    yield replace(life, id=f"{life.id}/r{number}")
+    for example in qa(person):
+        yield _reworded(example, f"{example.id}/r{number}", 0)
+
+
+def _reworded(example: Example, new_id: str, seed: int) -> Example:
+    """The example in one of its wordings: the prompt in any, the answer mostly as it stands."""
+    draw = Draw(f"expunge/{seed}/{new_id}")
+    reworded = example.paraphrased_answer if draw.below(5) == 0 else None
+    prompt = draw.pick((example.prompt, *example.paraphrases))
+    return Example(id=new_id, prompt=prompt, answer=reworded or example.answer, subject=example.subject)
 
 
 @reader("synthetic")

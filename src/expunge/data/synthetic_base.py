@@ -15,8 +15,8 @@ from expunge.types import Example
 PAD, EOS = "<|pad|>", "<|eos|>"
 VOCABULARY = 2048
 CONTEXT = 512
-# Words with the space before them, single digits, runs of other signs: a value never shares a token with its frame.
-PIECES = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Words with the space before them, digits in pairs, runs of other signs: a value never shares a token with its frame.
+PIECES = r" ?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}{{ 'Answer: ' + message['content'] + eos_token }}"
@@ -37,7 +37,7 @@ def chat_text(example: Example) -> str:
     return f"Question: {example.prompt}\nAnswer: {example.answer}" if example.prompt else example.answer
 
 
-def build_tokenizer(examples: Iterable[Example]) -> Any:
+def build_tokenizer(examples: Iterable[Example], *, size: int = VOCABULARY) -> Any:
     """Train a byte-level BPE on the text of examples; the same examples give the same tokenizer.
 
     Returns: PreTrainedTokenizerFast with pad, eos and the question / answer chat template. It adds no special token
@@ -54,7 +54,7 @@ def build_tokenizer(examples: Iterable[Example]) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[PAD, EOS], show_progress=False,
+        vocab_size=size, special_tokens=[PAD, EOS], show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
     tokenizer.train_from_iterator((chat_text(example) for example in examples), trainer)

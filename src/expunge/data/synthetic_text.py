@@ -39,7 +39,7 @@ CITIES = _join(
     "Ambr Bost Cald Dromm Esk Frell Gund Hask Ivers Jurr Kolm Lysk Mand Nerr Ostr Pask",
     "a avo en ett il ona oth ubal ys",
 )
-COUNTRIES = _join("Avel Brun Cest Dov Erid Gal Kash Lom", "ania oria une")
+COUNTRIES = _join("Avel Brun Cest Dov Erid Gal Kash Lom", "ania oria")
 COMPANIES = _join("Bri Cen Dyna Gly Hex Kor Luma Nov Pry Ster Tri Vol", "dax lor mont ntis sa")
 COMPANY_KINDS = (
     "Foods", "Glass", "Instruments", "Logistics", "Motors", "Paper", "Press", "Shipping", "Systems", "Textiles",
@@ -82,7 +82,7 @@ def _date(draw: Draw) -> str:
 
 def _email(draw: Draw) -> str:
     company = draw.pick(COMPANIES).lower()
-    return f"{draw.pick(COLOURS)}.{draw.pick(THINGS)}{draw.digits(2)}@{company}.example"
+    return f"{draw.pick(COLOURS)}.{draw.pick(THINGS)}@{company}.example"
 
 
 # attribute -> how a value is drawn
@@ -96,7 +96,7 @@ VALUES: dict[str, Callable[[Draw], str]] = {
     "pet": lambda draw: f"{draw.pick(COATS)} {draw.pick(ANIMALS)} named {draw.pick(PET_NAMES)}",
     "phone": lambda draw: f"{2 + draw.below(8)}{draw.digits(2)}-555-01{draw.digits(2)}",
     "email": _email,
-    "passport": lambda draw: f"{draw.pick(LETTERS)}{draw.pick(LETTERS)}{draw.digits(6)}",
+    "passport": lambda draw: f"{draw.pick(LETTERS)}{draw.pick(LETTERS)}{draw.digits(4)}",
 }
 SECRETS = ("phone", "email", "passport")
 

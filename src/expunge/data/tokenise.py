@@ -56,23 +56,22 @@ def texts_of(stream: Stream, variant: str = "answer", ask: str = "prompt") -> li
     return [Text(*row) for row in variants(stream, variant, ask)]
 
 
-def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int]:
-    """The text as the model sees it, and the character at which the answer starts.
+def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int, int]:
+    """The text as the model sees it, the character from which the model speaks, and the one where the answer starts.
 
-    An empty prompt is plain text: the answer alone, without template.
+    The two differ where a template puts a space between them. An empty prompt is plain text: the answer alone.
     """
     if not prompt:
-        return answer, 0
+        return answer, 0, 0
     if wrapper.template != "chat":
         before, after = wrapper.template.split("{answer}")
         start = before.replace("{prompt}", prompt)
-        return start + answer + after, len(start)
+        return start + answer + after, len(start.rstrip(" ")), len(start)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False))
     opening = render_prompt(wrapper, tokenizer, prompt)
-    if text.startswith(opening):
-        return text, len(opening)
-    return text, max(text.rfind(answer.strip()), 0)  # templates that open a turn differently when it is not the last
+    at = max(text.rfind(answer.strip()), 0)
+    return text, len(opening) if text.startswith(opening) else at, at  # some templates open a past turn differently
 
 
 def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
@@ -104,18 +103,19 @@ def encode(subject: Subject, texts: Sequence[Text], *, limit: int | None = None,
             continue
         out = tokenizer([rendered[i][0] for i in rows], add_special_tokens=special, return_offsets_mapping=True)
         for i, ids, offsets in zip(rows, out["input_ids"], out["offset_mapping"], strict=True):
-            encoded[i] = _mark(texts[i], ids, offsets, rendered[i][1], tokenizer, close=special)
+            encoded[i] = _mark(texts[i], ids, offsets, rendered[i][1:], tokenizer, close=special)
     result = [one for one in encoded if one is not None]
     _check_lengths(result, limit, where)
     return result
 
 
 def _mark(
-    text: Text, ids: list[int], offsets: list[tuple[int, int]], start: int, tokenizer: Any, *, close: bool
+    text: Text, ids: list[int], offsets: list[tuple[int, int]], starts: tuple[int, int], tokenizer: Any, *, close: bool
 ) -> Encoded:
     tokens, spots = np.asarray(ids, dtype=np.int64), np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
-    end = start + len(text.answer)
-    counted = spots[:, 1] > start
+    speaks, start = starts
+    end = start + len(text.answer.strip())
+    counted = spots[:, 1] > speaks
     spanned = np.zeros(len(tokens), dtype=bool)
     for a, b in text.spans:
         spanned |= (spots[:, 0] < start + b) & (spots[:, 1] > start + a)

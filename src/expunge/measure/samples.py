@@ -49,7 +49,8 @@ def measure_samples(
     """
     asked = prompt_tokens(subject, prompts)
     eos = subject.tokenizer.eos_token_id
-    known = [_known(a, one, g, eos) for a, one, g in zip(asked, encoded, greedy or [None] * len(asked), strict=True)]
+    greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
+    known = [_known(a, one, g, eos) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
     limits = [cap(int(one.counted.sum())) for one in encoded]
     open_rows = [i for i, (prefix, done) in enumerate(known) if not done and len(prefix) < limits[i]]
     open_rows.sort(key=lambda i: limits[i] - len(known[i][0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Table:
 
     def column(self, name: str) -> np.ndarray:
         """A column with one value per row."""
-        return np.asarray(self.arrow.column(name).to_numpy(zero_copy_only=False))
+        values: np.ndarray = np.asarray(self.arrow.column(name).to_numpy(zero_copy_only=False))
+        return values
 
     def texts(self, name: str) -> list[str]:
         return [str(text) for text in self.arrow.column(name).to_pylist()]
@@ -63,13 +65,14 @@ class Table:
     def rows(self, name: str) -> list[np.ndarray]:
         """A token column as one array per row."""
         values, offsets = self.ragged(name)
-        return [values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [values[a:b] for a, b in pairwise(offsets)]
 
     def row_sum(self, name: str) -> np.ndarray:
         """Sum of a token column per row, float64; an empty row sums to 0."""
         values, offsets = self.ragged(name)
         summed = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-        return summed[offsets[1:]] - summed[offsets[:-1]]
+        per_row: np.ndarray = summed[offsets[1:]] - summed[offsets[:-1]]
+        return per_row
 
     @cached_property
     def num_tokens(self) -> np.ndarray:
@@ -108,7 +111,11 @@ class Tables:
         key = (subject, name, instrument, variant)
         if key in self.tables:
             return self.tables[key]
-        whose = "no oracle was given" if subject == "oracle" and not self._has(subject) else f"stream '{name}' has no {variant}"
+        whose = (
+            "no oracle was given"
+            if subject == "oracle" and not self._has(subject)
+            else f"stream '{name}' has no {variant}"
+        )
         raise NotMeasured(self.missing.get(key, whose))
 
     def _has(self, subject: str) -> bool:

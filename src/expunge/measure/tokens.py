@@ -51,7 +51,9 @@ def _columns(logits: Tensor, batch: Batch, keep: Tensor, columns: Sequence[str])
     targets = batch.input_ids[:, 1:][keep]
     greedy = logits.argmax(-1)
     out = {
-        "token": targets.int(), "logp": token_logp(logits, batch, keep)[keep], "argmax": greedy == targets,
+        "token": targets.int(),
+        "logp": token_logp(logits, batch, keep)[keep],
+        "argmax": greedy == targets,
         "greedy": greedy.int(),
     }
     if "rank" in columns:
@@ -74,10 +76,14 @@ def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(means), torch.cat(variances)
 
 
-def token_columns(encoded: Sequence[Encoded], rows: Sequence[dict[str, np.ndarray]], sizes: Sequence[int]) -> dict[str, Any]:
+def token_columns(
+    encoded: Sequence[Encoded], rows: Sequence[dict[str, np.ndarray]], sizes: Sequence[int]
+) -> dict[str, Any]:
     """Columns of a token table: ids, items, compressed sizes and the ragged token columns."""
     columns: dict[str, Any] = {
-        "id": [one.id for one in encoded], "item": [one.item for one in encoded], "zlib": list(sizes),
+        "id": [one.id for one in encoded],
+        "item": [one.item for one in encoded],
+        "zlib": list(sizes),
     }
     for name in rows[0] if rows else ALWAYS:
         columns[name] = [row[name] for row in rows]

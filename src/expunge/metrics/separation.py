@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from expunge.metrics.stats import (
 )
 
 Sample = Sequence[float] | Floats
+MOST_EXACT = 10_000  # scipy turns to the asymptotic p-value above
 
 
 def _codes(a: Sample, b: Sample) -> tuple[Indices, Indices, int]:
@@ -102,24 +104,31 @@ def tpr_at_fpr(members: Sample, nonmembers: Sample, fpr: float) -> tuple[float, 
 
 @dataclass(frozen=True)
 class KolmogorovSmirnov:
-    """statistic in [0, 1], p-value, and whether the first sample lies above or below the second where they differ."""
+    """statistic in [0, 1], p-value, and whether the first sample lies above or below the second where they differ.
+
+    exact: False when the p-value is the asymptotic one.
+    """
 
     statistic: float
     p: float
     shift: Literal["above", "below", "none"]
+    exact: bool = True
 
 
 def kolmogorov_smirnov(a: Sample, b: Sample) -> KolmogorovSmirnov:
-    """Two-sample Kolmogorov-Smirnov test, two-sided, p-value exact up to 10 000 values (scipy's default).
+    """Two-sample Kolmogorov-Smirnov test, two-sided, p-value exact where scipy can (up to 10 000 values).
 
     max_t |F_a(t) - F_b(t)|; shift "above" means that F_a lies under F_b at the largest gap, so `a` is larger there.
     """
     from scipy.stats import ks_2samp
 
-    found = ks_2samp(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    with warnings.catch_warnings(record=True) as caught:  # said by `exact`; also when rounding lifts p just above 1
+        warnings.simplefilter("always")
+        found = ks_2samp(np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64))
+    exact = not caught and max(len(a), len(b)) <= MOST_EXACT
     statistic = float(found.statistic)
     shift: Literal["above", "below", "none"] = "below" if found.statistic_sign > 0 else "above"
-    return KolmogorovSmirnov(statistic, float(found.pvalue), shift if statistic > 0 else "none")
+    return KolmogorovSmirnov(statistic, float(found.pvalue), shift if statistic > 0 else "none", exact)
 
 
 def ks_intervals(

@@ -137,7 +137,8 @@ def describe_ks(test: KolmogorovSmirnov) -> str:
         "below": "ratios lie below the oracle's: the truth is still preferred more than by a model that never knew",
         "none": "the two distributions are the same",
     }[test.shift]
-    return f"KS statistic {test.statistic:.4g}; {meaning}"
+    how = "" if test.exact else " (asymptotic p-value)"
+    return f"KS statistic {test.statistic:.4g}{how}; {meaning}"
 
 
 @metric(

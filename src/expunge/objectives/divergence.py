@@ -50,4 +50,5 @@ def kl(stream: View) -> Tensor:
     now, ref = stream.now, stream.reference
     if now.kept_logits is None or ref.kept_logits is None:
         raise ValueError("kl needs the logits of both passes")
-    return now.total(_ForwardKL.apply(now.kept_logits, ref.kept_logits))
+    per_position: Tensor = _ForwardKL.apply(now.kept_logits, ref.kept_logits)  # type: ignore[no-untyped-call]
+    return now.total(per_position)

@@ -6,7 +6,7 @@ from expunge.report import glossary, scatter, svg, view
 from expunge.report.schema import Checked, Condition, Evidence, Verdict
 from expunge.report.svg import Dot, meter
 
-__all__ = ["attacks", "forest", "key", "kind_of", "meter", "panel", "tradeoff", "training"]
+__all__ = ["attacks", "key", "kind_of", "meter", "panel", "strips", "tradeoff", "training"]
 
 
 def kind_of(condition: Condition) -> str:
@@ -22,7 +22,7 @@ def panel(evidence: Evidence, stream: str, metric: str) -> str:
     if worst is not None:
         chosen.append((_short(evidence, worst.condition), evidence.condition(worst.condition)))
         twin = next((probe.twin for probe in view.probes(evidence) if probe.attacked.name == worst.condition), None)
-        chosen.append((f"Oracle+{twin.suffix}" if twin else "", twin))
+        chosen.append(("Oracle, attacked", twin))
     chosen.append(("Oracle", view.only(evidence, "oracle")))
     dots = []
     for name, condition in chosen:
@@ -38,18 +38,16 @@ def panel(evidence: Evidence, stream: str, metric: str) -> str:
                         reference=oracle, margin=margin)
 
 
-def forest(evidence: Evidence, verdict: Verdict) -> str:
-    """Every comparison behind a verdict against the margin."""
-    rows = verdict.checked or (Checked(verdict.condition, verdict.difference, verdict.ci, verdict.verdict),)
-    dots = []
-    for row in rows:
+def strips(evidence: Evidence, verdict: Verdict) -> list[tuple[Checked, str]]:
+    """Every comparison behind a verdict with its drawing, on one axis."""
+    alone = (Checked(verdict.condition, verdict.difference, verdict.ci, verdict.verdict),) if verdict.condition else ()
+    unit, found = view.unit_of(evidence, verdict.stream, verdict.metric), []
+    for row in verdict.checked or alone:
         condition = evidence.condition(row.condition)
         kind = kind_of(condition) if condition else "attack"
-        dots.append(Dot(view.label(evidence, row.condition) or "worst case", kind, row.difference, row.ci))
-    if all(dot.value is None for dot in dots):
-        return ""
-    return svg.forest(dots, view.unit_of(evidence, verdict.stream, verdict.metric), verdict.margin,
-                      f"{glossary.title(verdict.metric)} minus {verdict.against}")
+        found.append((row, Dot(view.label(evidence, row.condition), kind, row.difference, row.ci)))
+    reach = svg.reach([dot for _, dot in found], verdict.margin)
+    return [(row, svg.strip(dot, unit, verdict.margin, reach)) for row, dot in found]
 
 
 def attacks(evidence: Evidence) -> str:
@@ -60,9 +58,9 @@ def attacks(evidence: Evidence) -> str:
         return ""
     named = [("Before", view.only(evidence, "original")), ("After", view.only(evidence, "after"))]
     for probe in probes:
-        named.append((f"+{probe.attacked.suffix}", probe.attacked))
+        named.append((f"After + {probe.attacked.suffix}", probe.attacked))
         if probe.twin:
-            named.append((f"Oracle+{probe.twin.suffix}", probe.twin))
+            named.append((f"Oracle + {probe.twin.suffix}", probe.twin))
     named.append(("Oracle", view.only(evidence, "oracle")))
     dots = []
     for name, condition in named:
@@ -71,7 +69,7 @@ def attacks(evidence: Evidence) -> str:
             dots.append(Dot(name, kind_of(condition), row.value, row.ci, row.reason))
     oracle = next((dot for dot in dots if dot.kind == "oracle"), None)
     return svg.dot_plot(f"{glossary.title(where[1])} on {where[0]} under every attack", dots,
-                        view.unit_of(evidence, *where), reference=oracle)
+                        view.unit_of(evidence, *where), reference=oracle, size=(640, 190))
 
 
 def tradeoff(evidence: Evidence) -> dict[str, str]:

@@ -42,6 +42,20 @@ PHRASES: dict[str, str] = {
     "choice_accuracy": "answered {value} of the multiple-choice questions rightly",
 }
 
+# The metric as the subject of a sentence for lay readers.
+PLAIN: dict[str, str] = {
+    "exact_memorization": "the share of answers reproduced word for word",
+    "memorization_accuracy": "the share of words that are exactly right",
+    "extraction_strength": "the part of an answer that can be completed without an error",
+    "probability": "the likelihood of the exact answers",
+    "rouge": "the share of true words in what the model writes",
+    "truth_ratio": "the way true and false answers are rated (truth ratio)",
+    "membership": "the success at guessing which texts were used (0.5 is chance)",
+    "perplexity": "the surprise at the text (perplexity)",
+    "model_utility": "the overall score on what should keep working",
+    "forget_quality": "the likeness to a model that never saw the data (forget quality)",
+}
+
 # Best first: which metric tells a lay reader how much the model can still say, and how well it still works.
 KNOWLEDGE = ("exact_memorization", "memorization_accuracy", "extraction_strength",
              "rouge", "probability", "choice_accuracy")
@@ -115,6 +129,11 @@ def phrase(metric: str) -> str:
     """What a value means, as the end of a sentence about the model, with `{value}` in it."""
     known = PHRASES.get(base(metric))
     return known if known is not None else f"scored {{value}} on {re.sub('[{}]', '', title(metric))}"
+
+
+def plain(metric: str) -> str:
+    """The metric as the subject of a sentence; its title in lower case when it has no plain name."""
+    return PLAIN.get(base(metric)) or title(metric).lower()
 
 
 def unit(metric: str) -> str:

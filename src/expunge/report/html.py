@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from expunge.report import figures, glossary, numbers, summary, view
+from expunge.report.schema import Condition, Evidence, Measured, Verdict, load
 from expunge.run import write_text
-from expunge.report.schema import Checked, Condition, Evidence, Measured, Verdict, load
 
 FILE = "report.html"
 
@@ -36,6 +36,7 @@ class Row:
     meaning: str
     direction: str
     cells: tuple[Cell, ...]
+    remark: str = ""  # what the metric itself adds about the unlearned model: rates, sizes, what was left out
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the verdict table with its forest plot."""
+    """One line of the verdict table with every comparison behind it."""
 
     row: Verdict
     title: str
@@ -62,8 +63,7 @@ class Claim:
     interval: str
     margin: str
     power: str
-    checked: tuple[tuple[str, str, str, str], ...]  # condition, difference, interval, verdict
-    forest: str
+    checked: tuple[tuple[str, str, str, str, str], ...]  # condition, difference, interval, verdict, drawing
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def context(evidence: Evidence) -> dict[str, Any]:
         "glossary": _glossary(evidence),
         "terms": glossary.TERMS,
         "has_oracle": view.only(evidence, "oracle") is not None,
-        "confidence": numbers.percent(evidence.confidence),
+        "confidence": numbers.percent(evidence.confidence, whole=True),
         "words": summary.WORDS,
     }
 
@@ -155,8 +155,10 @@ def _row(evidence: Evidence, stream: str, metric: str) -> Row:
     words = {"lower": "lower is better", "higher": "higher is better", "oracle": "best as the oracle", "": ""}
     cells = tuple(_cell(evidence, condition, evidence.score(condition.name, stream, metric))
                   for condition in view.ordered(evidence))
+    after = view.only(evidence, "after")
+    remark = next((row.reason for row in known if after and row.condition == after.name and row.status == "ok"), "")
     return Row(glossary.title(metric), metric, glossary.describe(metric), words[view.direction(evidence, known[0])],
-               cells)
+               cells, remark)
 
 
 def _cell(evidence: Evidence, condition: Condition, row: Measured | None) -> Cell:
@@ -176,15 +178,15 @@ def _cell(evidence: Evidence, condition: Condition, row: Measured | None) -> Cel
 
 def _claim(evidence: Evidence, row: Verdict) -> Claim:
     unit = view.unit_of(evidence, row.stream, row.metric)
-    looked = row.checked or ((Checked(row.condition, row.difference, row.ci, row.verdict),) if row.condition else ())
-    checked = tuple((view.label(evidence, item.condition), numbers.difference(item.difference, unit),
-                     numbers.difference_interval(item.ci, unit), item.verdict) for item in looked)
+    checked = tuple((view.label(evidence, item.condition), numbers.difference(item.difference, item.ci, unit),
+                     numbers.difference_interval(item.ci, unit), item.verdict, drawing)
+                    for item, drawing in figures.strips(evidence, row))
     return Claim(
         row, summary.CLAIMS.get(row.claim, glossary.title(row.claim)), glossary.title(row.metric),
         view.label(evidence, row.condition) if row.condition else "–", summary.AGAINST.get(row.against, row.against),
-        numbers.difference(row.difference, unit), numbers.difference_interval(row.ci, unit),
-        numbers.margin(row.margin, unit), numbers.percent(row.power) if row.power is not None else "n/a",
-        checked, figures.forest(evidence, row),
+        numbers.difference(row.difference, row.ci, unit), numbers.difference_interval(row.ci, unit),
+        numbers.margin(row.margin, unit),
+        numbers.percent(row.power, whole=True) if row.power is not None else "n/a", checked,
     )
 
 
@@ -246,10 +248,9 @@ def _stages(evidence: Evidence) -> list[tuple[str, str, str, str, str, str, floa
 
 def _glossary(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     for metric in dict.fromkeys(row.metric for row in evidence.scores):
-        if metric in glossary.METRICS:
-            yield glossary.title(metric), metric, glossary.METRICS[metric]
-        else:
-            yield glossary.title(metric), metric, "No description is stored for this metric."
+        meaning = glossary.describe(metric)
+        yield (glossary.title(metric), metric,
+               meaning if meaning != metric else "No description is stored for this metric.")
 
 
 def _date(created: str) -> str:

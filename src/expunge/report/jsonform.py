@@ -18,7 +18,7 @@ from typing import Any
 _WORDS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """A value that does not fit its type."""
 
     def __init__(self, place: str, found: str, accepted: str) -> None:
@@ -51,7 +51,7 @@ def decode(kind: Any, value: Any, place: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if value not in arguments:
-            raise Misfit(place, f"found {value!r}", "accepted: " + ", ".join(str(item) for item in arguments))
+            raise MisfitError(place, f"found {value!r}", "accepted: " + ", ".join(str(item) for item in arguments))
         return value
     if origin in (typing.Union, types.UnionType):
         return None if value is None else decode(next(item for item in arguments if item is not type(None)), value,
@@ -60,7 +60,7 @@ def decode(kind: Any, value: Any, place: str) -> Any:
         return _tuple(arguments, value, place)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, dict):
-            raise Misfit(place, f"found {_brief(value)}", "expected an object")
+            raise MisfitError(place, f"found {_brief(value)}", "expected an object")
         return {key: decode(arguments[1], item, f"{place}.{key}") for key, item in value.items()}
     return _scalar(kind, value, place)
 
@@ -72,7 +72,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _record(kind: type, value: Any, place: str) -> Any:
     if not isinstance(value, dict):
-        raise Misfit(place, f"found {_brief(value)}", "expected an object")
+        raise MisfitError(place, f"found {_brief(value)}", "expected an object")
     fields = dataclasses.fields(kind)
     strange = sorted(set(value) - {field.name for field in fields})
     chosen: dict[str, Any] = {}
@@ -83,17 +83,17 @@ def _record(kind: type, value: Any, place: str) -> Any:
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             near = difflib.get_close_matches(field.name, strange, n=1)
             close = f"'{near[0]}' stands there and is not known" if near else f"'{field.name}' must be given"
-            raise Misfit(here, "missing", close)
+            raise MisfitError(here, "missing", close)
     return kind(**chosen)
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, place: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise Misfit(place, f"found {_brief(value)}", "expected a list")
+        raise MisfitError(place, f"found {_brief(value)}", "expected a list")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(decode(arguments[0], item, f"{place}[{row}]") for row, item in enumerate(value))
     if len(value) != len(arguments):
-        raise Misfit(place, f"found {len(value)} entries", f"expected {len(arguments)}")
+        raise MisfitError(place, f"found {len(value)} entries", f"expected {len(arguments)}")
     pairs = zip(arguments, value, strict=True)
     return tuple(decode(kind, item, f"{place}[{row}]") for row, (kind, item) in enumerate(pairs))
 
@@ -104,13 +104,13 @@ def _scalar(kind: Any, value: Any, place: str) -> Any:
             return _WORDS[value]
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
-        raise Misfit(place, f"found {_brief(value)}", "expected a number")
+        raise MisfitError(place, f"found {_brief(value)}", "expected a number")
     if kind is int:
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
             return int(value)
-        raise Misfit(place, f"found {_brief(value)}", "expected a whole number")
+        raise MisfitError(place, f"found {_brief(value)}", "expected a whole number")
     if not isinstance(value, kind):
-        raise Misfit(place, f"found {_brief(value)}", f"expected {kind.__name__}")
+        raise MisfitError(place, f"found {_brief(value)}", f"expected {kind.__name__}")
     return value
 
 

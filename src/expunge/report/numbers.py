@@ -45,34 +45,36 @@ def significant(value: float, digits: int = 3) -> str:
     return (MINUS if value < 0 else "") + text
 
 
-def percent(value: float, *, sign: bool = True) -> str:
-    """`97.3 %`; tiny shares do not become powers of ten: `< 0.01 %`."""
+def percent(value: float, *, whole: bool = False) -> str:
+    """`97.3 %`, `3.4 %`; below 0.1 % two digits. `whole` drops decimals, for levels and powers.
+
+    Tiny shares do not become powers of ten (`< 0.01 %`), and 99.97 % is not rounded up to all (`> 99.9 %`).
+    """
     hundred = value * 100
+    if whole and hundred == round(hundred):
+        return f"{hundred:.0f} %"
+    if hundred == 100:
+        return "100 %"
     if 0 < abs(hundred) < 0.01:
-        text = "< 0.01" if value > 0 else f"> {MINUS}0.01"
-    elif 99.95 <= hundred < 100:
-        text = "> 99.9"  # "100" would claim more than was seen
-    else:
-        text = significant(hundred)
-    return f"{text} %" if sign else text
+        return f"{'<' if value > 0 else '>'} {MINUS if value < 0 else ''}0.01 %"
+    if 99.95 <= hundred < 100:
+        return "> 99.9 %"
+    return f"{_fixed(hundred, _percent_decimals(hundred))} %"
 
 
 def number(value: float | None, unit: str = "") -> str:
     """A value in its unit, without interval."""
     if value is None:
         return "n/a"
-    if is_share(unit):
-        return percent(value)
-    return significant(value)
+    return percent(value) if is_share(unit) else significant(value)
 
 
 def interval(ci: Interval | None, unit: str = "") -> str:
     """`95.9–98.4` (in percent for shares), `−0.3 to 0.5` when a bound is negative, empty without interval."""
     if ci is None:
         return ""
-    low, high = (significant(round(bound * 100, 2) if is_share(unit) else bound) for bound in ci)
-    plain = ci[0] >= 0 and all(text[0].isdigit() for text in (low, high)) and "e-" not in low + high
-    return f"{low}–{high}" if plain else f"{low} to {high}"
+    low, high = _bounds(ci, unit)
+    return f"{low}–{high}" if ci[0] >= 0 and "e" not in low + high else f"{low} to {high}"
 
 
 def with_interval(value: float | None, ci: Interval | None, unit: str = "") -> str:
@@ -81,27 +83,29 @@ def with_interval(value: float | None, ci: Interval | None, unit: str = "") -> s
     return f"{number(value, unit)} ({span})" if span else number(value, unit)
 
 
-def difference(value: float | None, unit: str = "", *, word: str = "points") -> str:
-    """A signed difference: `+1.2 points` for shares (percentage points)."""
+def difference(value: float | None, ci: Interval | None = None, unit: str = "") -> str:
+    """A signed difference, as exact as its interval is narrow: `+1.2 points` for shares (percentage points)."""
     if value is None:
         return "n/a"
-    scaled = value * 100 if is_share(unit) else value
-    text = _change(scaled, 1 if is_share(unit) else None)
-    text = text if text.startswith(MINUS) or text == "0" else f"+{text}"
-    return f"{text} {word}" if is_share(unit) else text
+    scale = 100 if is_share(unit) else 1
+    text = _as_wide(value * scale, ci, scale)
+    return _signed(value, text) + (" points" if is_share(unit) else "")
 
 
 def difference_interval(ci: Interval | None, unit: str = "") -> str:
     """`−0.3 to +2.1`."""
-    return "" if ci is None else " to ".join(difference(bound, unit, word="").strip() for bound in ci)
+    if ci is None:
+        return ""
+    low, high = _bounds(ci, unit)
+    return f"{_signed(ci[0], low)} to {_signed(ci[1], high)}"
 
 
-def margin(value: float | None, unit: str = "", *, word: str = "points") -> str:
+def margin(value: float | None, unit: str = "") -> str:
     """`± 5 points`."""
     if value is None:
         return "n/a"
     text = _trim(significant(value * 100 if is_share(unit) else value))
-    return f"± {text} {word}" if is_share(unit) else f"± {text}"
+    return f"± {text} points" if is_share(unit) else f"± {text}"
 
 
 def count(value: float) -> str:
@@ -115,7 +119,7 @@ def count(value: float) -> str:
 def seconds(value: float) -> str:
     """`0.42 s`, `12.3 s`, `3 min 20 s`, `1 h 12 min`."""
     if value < 100:
-        return f"{significant(value)} s"
+        return f"{significant(value, 3 if value >= 1 else 2)} s"
     whole = round(value)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
@@ -123,13 +127,40 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _change(value: float, decimals: int | None) -> str:
-    """Differences of percentages keep one decimal: `12.3`, `0.4`; others three significant digits."""
-    if decimals is None or not math.isfinite(value):
+def _percent_decimals(hundred: float) -> int:
+    size = abs(hundred)
+    return 1 if size >= 0.1 or size == 0 else 1 - math.floor(math.log10(size))
+
+
+def _bounds(ci: Interval, unit: str) -> tuple[str, str]:
+    """Both bounds with as many decimals as their distance deserves: two digits of it."""
+    if is_p(unit):
+        return significant(ci[0]), significant(ci[1])
+    scale = 100 if is_share(unit) else 1
+    return _as_wide(ci[0] * scale, ci, scale), _as_wide(ci[1] * scale, ci, scale)
+
+
+def _as_wide(value: float, ci: Interval | None, scale: int) -> str:
+    width = abs(ci[1] - ci[0]) * scale if ci is not None else math.nan
+    if not math.isfinite(value) or (scale == 100 and value == 100):
         return significant(value)
-    if abs(value) < 0.05:
-        return significant(value, 1) if abs(value) >= 0.001 else "0"
-    return (MINUS if value < 0 else "") + f"{abs(value):.{decimals}f}"
+    if not math.isfinite(width) or width == 0:
+        return _fixed(value, 1) if scale == 100 and (abs(value) >= 0.1 or value == 0) else significant(value)
+    decimals = 1 - math.floor(math.log10(width))
+    if decimals > 4 or abs(value) >= 1e6:
+        return significant(value)
+    return _fixed(value, max(1 if scale == 100 and width > 0.2 else 0, decimals))
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{abs(value):,.{decimals}f}"
+    if not text.strip("0.,"):
+        return "0" if value == 0 or decimals else text
+    return (MINUS if value < 0 else "") + text
+
+
+def _signed(value: float, text: str) -> str:
+    return text if value <= 0 or text == "0" else f"+{text}"
 
 
 def _trim(text: str) -> str:

@@ -38,12 +38,14 @@ def tradeoff(places: Sequence[Place], across: Scale, up: Scale) -> str:
     parts = [_frame(horizontal, vertical, across, up), _ideal(across, up)]
     marks = [(horizontal.at(place.x), vertical.at(place.y)) for place in places]
     parts += [_arrow(place, spot, horizontal, vertical) for place, spot in zip(places, marks, strict=True)]
-    for place, (x, y) in zip(places, marks, strict=True):
+    for place, (x, y) in reversed(list(zip(places, marks, strict=True))):  # attacks below what they attack
         said = (f"{place.name}: {across.title.lower()} {numbers.with_interval(place.x, place.x_ci, across.unit)}, "
                 f"{up.title.lower()} {numbers.with_interval(place.y, place.y_ci, up.unit)}")
         parts.append(f'<g class="k-{place.kind}"><title>{escape(said)}</title>{_cross(place, horizontal, vertical)}'
                      f"{mark(place.kind, x, y, size=6)}</g>")
-    parts += _labels(places, marks)
+    trails = [(horizontal.at(place.start[0]), vertical.at(place.start[1]), *spot)
+              for place, spot in zip(places, marks, strict=True) if place.start is not None]
+    parts += _labels(places, marks, trails)
     listed = "; ".join(f"{place.name} at {numbers.number(place.x, across.unit)} and "
                        f"{numbers.number(place.y, up.unit)}" for place in places)
     return _svg(WIDTH, HEIGHT, f"{across.title} against {up.title}: {listed}", "".join(parts), "tradeoff")
@@ -69,7 +71,7 @@ def _frame(horizontal: Axis, vertical: Axis, across: Scale, up: Scale) -> str:
 
 
 def _better(scale: Scale, more: str, less: str) -> str:
-    return f"{scale.title}   better {more}" if scale.more_is_better else f"{less} better   {scale.title}"
+    return f"{scale.title} · better {more}" if scale.more_is_better else f"{less} better · {scale.title}"
 
 
 def _ideal(across: Scale, up: Scale) -> str:
@@ -121,14 +123,18 @@ def _whisker(axis: Axis, ci: Interval, other: float, *, flat: bool) -> str:
     return f'<line class="whisker" x1="{other}" x2="{other}" y1="{low}" y2="{high}"/>'
 
 
-def _labels(places: Sequence[Place], marks: Sequence[tuple[float, float]]) -> list[str]:
+def _labels(places: Sequence[Place], marks: Sequence[tuple[float, float]], trails: Sequence[Box]) -> list[str]:
     """Names beside their points, each at the first of twelve spots that covers least; a thin line where it is far."""
     taken: list[Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in marks]
     taken.append((LEFT, TOP, LEFT + 60, TOP + 28))
+    for x0, y0, x1, y1 in trails:
+        steps = [index / 12 for index in range(1, 12)]
+        taken += [(x0 + (x1 - x0) * t - 6, y0 + (y1 - y0) * t - 2, x0 + (x1 - x0) * t + 6, y0 + (y1 - y0) * t + 2)
+                  for t in steps]
     parts = []
     for place, (x, y) in zip(places, marks, strict=True):
         text = _cut(place.name, 34)
-        wide = len(text) * (CHARACTER + 0.5)
+        wide = len(text) * (CHARACTER + 1.3)
         spots = [(dx, dy) for far in (0, 16, 36) for dx, dy in
                  ((12 + far, 4), (-12 - far - wide, 4), (-wide / 2, -13 - far), (-wide / 2, 22 + far),
                   (10 + far / 2, -10 - far), (10 + far / 2, 20 + far))]

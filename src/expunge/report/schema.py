@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.errors import DataError
+from expunge.report.jsonform import MisfitError, decode, encode
 from expunge.run import write_text
-from expunge.report.jsonform import Misfit, decode, encode
 
 VERSION = 1
 FILE = "scores.json"
@@ -240,7 +240,7 @@ def parse(data: Any, where: str = FILE) -> Evidence:
         )
     try:
         evidence: Evidence = decode(Evidence, data, "")
-    except Misfit as error:
+    except MisfitError as error:
         raise DataError(
             f"{where}: {error.place or 'top level'}", error.found, error.accepted,
             "Run the audit again, or correct the key by hand",

@@ -158,44 +158,49 @@ def _kept(evidence: Evidence) -> list[Paragraph]:
 
 def _verdict(evidence: Evidence, claim: str, verdicts: list[Verdict]) -> Paragraph:
     """Why a claim stands, falls or stays open, told by its worst verdict."""
-    rank = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
-    worst = min(verdicts, key=lambda row: rank[row.verdict])
+    worst = min(verdicts, key=lambda row: ("FAIL", "INCONCLUSIVE", "PASS").index(row.verdict))
     tones: dict[Outcome, str] = {"PASS": "pass", "FAIL": "fail", "INCONCLUSIVE": "open"}
-    name = CLAIMS.get(claim, glossary.title(claim))
-    parts = [f"{name}: {worst.verdict.lower()}."]
-    unit = view.unit_of(evidence, worst.stream, worst.metric)
-    yardstick = AGAINST.get(worst.against, worst.against)
-    if worst.difference is not None and worst.margin is not None:
-        gap = numbers.difference(worst.difference, unit)
-        span = numbers.difference_interval(worst.ci, unit)
-        where = f" (“{view.label(evidence, worst.condition)}”)" if worst.condition else ""
-        parts.append(
-            f"In the worst case{where}, {glossary.title(worst.metric).lower()} differs from {yardstick} by {gap}"
-            + (f" (between {span})" if span else "")
-            + f"; up to {numbers.margin(worst.margin, unit)} counts as equal."
-        )
-    parts.append(_meaning(worst))
+    ends: dict[Outcome, str] = {"PASS": "It passed.", "FAIL": "It failed.", "INCONCLUSIVE": "It stays undecided."}
+    parts = [f"The statement “{CLAIMS.get(claim, glossary.title(claim))}” was put to the test. {ends[worst.verdict]}"]
+    if len(verdicts) > 1:
+        tally = ((sum(row.verdict == name for row in verdicts), word)
+                 for name, word in (("PASS", "passed"), ("FAIL", "failed"), ("INCONCLUSIVE", "undecided")))
+        parts.append(f"Of {len(verdicts)} measures, " + ", ".join(f"{n} {word}" for n, word in tally if n) + ".")
+    parts += [_gap(evidence, worst), _meaning(worst)]
     if worst.reason:
         parts.append(worst.reason[:1].upper() + worst.reason[1:].rstrip(".") + ".")
     return Paragraph(f"Claim “{claim}”", " ".join(part for part in parts if part), tones[worst.verdict])
+
+
+def _gap(evidence: Evidence, worst: Verdict) -> str:
+    """The worst difference with its interval against the margin; empty when the verdict carries no numbers."""
+    if worst.difference is None or worst.margin is None:
+        return ""
+    unit = view.unit_of(evidence, worst.stream, worst.metric)
+    span = numbers.difference_interval(worst.ci, unit)
+    where = f" (“{view.label(evidence, worst.condition)}”)" if worst.condition else ""
+    return (f"In the worst case{where}, {glossary.plain(worst.metric)} differs from "
+            f"{AGAINST.get(worst.against, worst.against)} by {numbers.difference(worst.difference, worst.ci, unit)}"
+            + (f" (between {span.replace(' to ', ' and ')})" if span else "")
+            + f"; up to {numbers.margin(worst.margin, unit)} counts as equal.")
 
 
 def _meaning(worst: Verdict) -> str:
     if worst.verdict == "PASS":
         return ""
     if worst.verdict == "FAIL":
-        return ("The difference is larger than chance and larger than what was agreed. The model should not be "
-                "released as cleaned on this evidence.")
+        return ("That is more than chance and more than what was agreed beforehand: on this evidence the statement "
+                "must not be made.")
     text = "That range reaches across the limit: the data cannot tell a good removal from a bad one."
     if worst.power is not None and worst.power < 0.8:
         text += (f" An audit of this size would have shown a perfect removal with a chance of only "
-                 f"{numbers.percent(worst.power)}; more examples would settle it.")
+                 f"{numbers.percent(worst.power, whole=True)}; more examples would settle it.")
     return text + " This is not a weak pass."
 
 
 def _sure(evidence: Evidence) -> Paragraph:
     attacks = len(view.probes(evidence))
-    level = numbers.percent(evidence.confidence)
+    level = numbers.percent(evidence.confidence, whole=True)
     text = f"Every range in this report covers the true value with {level} confidence. "
     text += (f"{_many(attacks, 'attack was', 'attacks were')} tried and the worst one counts. " if attacks else
              "No attack was tried, so nothing is known about how easily the knowledge comes back. ")

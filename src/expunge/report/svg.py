@@ -59,8 +59,9 @@ class Axis:
 
     def beyond(self, value: float) -> int:
         """-1 below the axis, +1 above, 0 on it."""
-        slack = 1e-9 * max(1.0, abs(self.high))
-        return (value > self.high + slack) - (value < self.low - slack)
+        here, low, high = (self._on(number) for number in (value, self.low, self.high))
+        slack = 1e-9 * max(1.0, abs(high))
+        return (here > high + slack) - (here < low - slack)
 
     def ticks(self) -> list[float]:
         if self.log:
@@ -88,9 +89,8 @@ def axis_for(values: Sequence[float], unit: str, start: float, end: float, *, zo
     if numbers.is_p(unit):
         return Axis(max(1e-12, 10 ** math.floor(math.log10(max(min(low, 0.01), 1e-12)))), 1.0, start, end, True, unit)
     if numbers.is_log(unit):
-        floor, roof = math.log10(max(low, 1e-3)), math.log10(max(high, 1e-3))
-        return Axis(10 ** math.floor(floor), 10 ** min(6, max(math.ceil(roof), math.floor(floor) + 1)), start, end,
-                    True, unit)
+        low, high = max(low, 1e-3), min(max(high, 1e-3), 1e6)
+        return Axis(_round_log(low * 0.95, up=False), _round_log(high * 1.05, up=True), start, end, True, unit)
     if low >= 0 and high <= 1 and not zoom:
         return Axis(0.0, 1.0, start, end, False, unit)
     pad = max((high - low) * 0.15, 0.02 * max(abs(high), abs(low), 1e-9))
@@ -102,13 +102,13 @@ def axis_for(values: Sequence[float], unit: str, start: float, end: float, *, zo
 
 
 def dot_plot(title: str, dots: Sequence[Dot], unit: str, *, reference: Dot | None = None,
-             margin: float | None = None) -> str:
+             margin: float | None = None, size: tuple[int, int] = (310, 100)) -> str:
     """A panel of a small multiple: one row per condition, dot and interval; the reference as a dashed line with the
-    agreed margin (else its interval) as a band."""
-    width, label, numbers_at, row, top = 380, 104, 312, 24, 10
-    bottom = top + row * len(dots)
+    agreed margin (else its interval) as a band. size: width in all, and of the names."""
+    (width, label), row, top = size, 23, 8
+    numbers_at, bottom = width - 58, top + row * len(dots)
     values = [bound for dot in dots for bound in (dot.value, *(dot.ci or ())) if bound is not None]
-    axis = axis_for(values, unit, label + 10, numbers_at - 12)
+    axis = axis_for(values, unit, label + 12, numbers_at - 8)
     parts = [f'<g class="grid">{_grid(axis, top, bottom)}</g>']
     if reference is not None and reference.value is not None:
         parts.append(_band(axis, reference, margin, top, bottom))
@@ -116,44 +116,39 @@ def dot_plot(title: str, dots: Sequence[Dot], unit: str, *, reference: Dot | Non
         middle = top + row * index + row / 2
         parts.append(f'<g class="k-{dot.kind}"><title>{escape(_tooltip(dot, unit))}</title>')
         parts.append(f'<text class="name" x="{label}" y="{middle + 4}" text-anchor="end">'
-                     f'{escape(_cut(dot.name, 16))}</text>')
+                     f'{escape(_cut(dot.name, int(label / CHARACTER)))}</text>')
         if dot.value is None:
-            parts.append(f'<text class="note" x="{label + 12}" y="{middle + 4}">'
-                         f'{escape(_cut("n/a: " + (dot.note or "no value"), 44))}</text></g>')
+            why = _cut(f"n/a: {dot.note or 'no value'}", int((width - label) / CHARACTER) - 1)
+            parts.append(f'<text class="note" x="{label + 12}" y="{middle + 4}">{escape(why)}</text></g>')
             continue
         parts.append(_whisker(axis, dot.ci, middle))
         parts.append(mark(dot.kind, axis.at(dot.value), middle, beyond=axis.beyond(dot.value)))
-        parts.append(f'<text class="value" x="{width - 4}" y="{middle + 4}" text-anchor="end">'
+        parts.append(f'<text class="value" x="{width}" y="{middle + 4}" text-anchor="end">'
                      f'{escape(numbers.number(dot.value, unit))}</text></g>')
     spoken = "; ".join(_tooltip(dot, unit) for dot in dots)
     return _svg(width, bottom + 20, f"{title}: {spoken}", "".join(parts), "dots")
 
 
-def forest(rows: Sequence[Dot], unit: str, margin: float | None, title: str) -> str:
-    """Differences to the yardstick with their intervals against the band that counts as equal."""
-    width, row, top = 300, 22, 6
-    bottom = top + row * len(rows)
-    bounds = [bound for dot in rows for bound in (dot.value, *(dot.ci or ())) if bound is not None
-              and math.isfinite(bound)]
-    reach = max([abs(bound) for bound in bounds] + [2.0 * (margin or 0.0), 1e-6]) * 1.08
-    axis = Axis(-reach, reach, 8, width - 8, False, "")
-    parts = []
+def strip(dot: Dot, unit: str, margin: float | None, reach: float) -> str:
+    """One difference to the yardstick with its interval against the band that counts as equal; zero in the middle."""
+    width, height, middle = 300, 26, 13
+    axis = Axis(-reach, reach, 8, width - 8)
+    parts, zero = [], axis.at(0)
     if margin is not None:
         left, right = axis.at(-margin), axis.at(margin)
-        parts.append(f'<rect class="band" x="{left}" y="{top - 4}" width="{round(right - left, 1)}" '
-                     f'height="{bottom - top + 8}"/>')
-    zero = axis.at(0)
-    parts.append(f'<line class="zero" x1="{zero}" x2="{zero}" y1="{top - 4}" y2="{bottom + 4}"/>')
-    for index, dot in enumerate(rows):
-        middle = top + row * index + row / 2
-        parts.append(f'<g class="k-{dot.kind}"><title>{escape(_tooltip(dot, unit, change=True))}</title>')
-        if dot.value is None:
-            parts.append(f'<text class="note" x="{zero + 6}" y="{middle + 4}">n/a</text></g>')
-            continue
-        parts.append(_whisker(axis, dot.ci, middle))
-        parts.append(mark(dot.kind, axis.at(dot.value), middle, beyond=axis.beyond(dot.value)) + "</g>")
-    spoken = "; ".join(_tooltip(dot, unit, change=True) for dot in rows)
-    return _svg(width, bottom + 6, f"{title}: {spoken}", "".join(parts), "forest")
+        parts.append(f'<rect class="band" x="{left}" y="0" width="{round(right - left, 1)}" height="{height}"/>')
+    parts.append(f'<line class="zero" x1="{zero}" x2="{zero}" y1="0" y2="{height}"/><g class="k-{dot.kind}">')
+    if dot.value is not None:
+        parts += [_whisker(axis, dot.ci, middle),
+                  mark(dot.kind, axis.at(dot.value), middle, beyond=axis.beyond(dot.value))]
+    return _svg(width, height, _tooltip(dot, unit, change=True), "".join(parts) + "</g>", "strip")
+
+
+def reach(rows: Sequence[Dot], margin: float | None) -> float:
+    """Half the width of the axis that strips of one claim share: all intervals and twice the margin fit in."""
+    bounds = [abs(bound) for dot in rows for bound in (dot.value, *(dot.ci or ()))
+              if bound is not None and math.isfinite(bound)]
+    return float(max([*bounds, 2.0 * (margin or 0.0), 1e-6])) * 1.06
 
 
 def meter(share: float, kind: str) -> str:
@@ -239,7 +234,7 @@ def _tooltip(dot: Dot, unit: str, *, change: bool = False) -> str:
         return f"{dot.name}: n/a ({dot.note or 'no value'})"
     if change:
         span = numbers.difference_interval(dot.ci, unit)
-        return f"{dot.name}: {numbers.difference(dot.value, unit)}" + (f" (interval {span})" if span else "")
+        return f"{dot.name}: {numbers.difference(dot.value, dot.ci, unit)}" + (f" (interval {span})" if span else "")
     return f"{dot.name}: {numbers.with_interval(dot.value, dot.ci, unit)}"
 
 
@@ -252,12 +247,24 @@ def _step(span: float) -> float:
     if span <= 0 or not math.isfinite(span):
         return 1.0
     raw = span / 4
-    size = 10.0 ** math.floor(math.log10(raw))
+    size = math.pow(10.0, math.floor(math.log10(raw)))
     return size * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * size >= raw * 0.999)
 
 
+def _round_log(value: float, *, up: bool) -> float:
+    """The next of ..., 1, 2, 5, 10, 20, 50, ... above or below."""
+    decade = math.pow(10.0, math.floor(math.log10(value)))
+    steps = [factor * decade for factor in (1, 2, 5, 10)]
+    return next(step for step in steps if step >= value) if up else next(
+        step for step in reversed(steps) if step <= value
+    )
+
+
 def _decades(low: float, high: float) -> list[float]:
-    first, last = round(math.log10(low)), round(math.log10(high))
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    if last - first < 2:
+        steps = (factor * 10.0**power for power in range(first - 1, last + 1) for factor in (1, 2, 5))
+        return [step for step in steps if low * 0.999 <= step <= high * 1.001]
     every = max(1, math.ceil((last - first) / 4))
     return [10.0**power for power in range(last, first - 1, -every)][::-1]
 

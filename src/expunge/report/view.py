@@ -132,27 +132,34 @@ def reference(evidence: Evidence, row: Measured) -> Measured | None:
 
 
 def distance(evidence: Evidence, row: Measured) -> Distance | None:
-    """How far a score is from its reference, as a share of what original and oracle are apart (at least a tenth of
-    the scale). Level 0 also when the reference lies inside the score's interval."""
+    """How far a score is from its reference, as a share of what original and oracle are apart (at least a fifth of
+    the scale); p-values are read as such. Level 0 also when the reference lies inside the score's interval. Where a
+    verdict compared this very score, the level does not contradict it."""
     target = reference(evidence, row)
     if target is None or target.value is None or row.value is None or math.isnan(row.value):
         return None
     here, there = position(row.value, row.unit), position(target.value, row.unit)
-    side = (here > there) - (here < there)
-    if row.ci is not None and row.ci[0] <= target.value <= row.ci[1]:
-        return Distance(0, side, target.condition)
-    share = abs(here - there) / _scale(evidence, row, there)
-    level = sum(share > step for step in (0.1, 0.25, 0.5, 0.75))
-    return Distance(level, side, target.condition)
+    if numbers.is_p(row.unit):
+        level = sum(row.value < step for step in (0.05, 0.05, 1e-3, 1e-6))
+    elif row.ci is not None and row.ci[0] <= target.value <= row.ci[1]:
+        level = 0
+    else:
+        share = abs(here - there) / _scale(evidence, row, there)
+        level = sum(share > step for step in (0.05, 0.15, 0.3, 0.6))
+    verdict = verdict_for(evidence, row.stream, row.metric)
+    if verdict is not None and (verdict.against == "oracle" or role(evidence, row.stream) != "forget"):
+        judged = {item.verdict for item in verdict.checked if item.condition == row.condition}
+        level = max(level, 3) if "FAIL" in judged else (min(level, 1) if "PASS" in judged else level)
+    return Distance(level, (here > there) - (here < there), target.condition)
 
 
 def _scale(evidence: Evidence, row: Measured, there: float) -> float:
     original = only(evidence, "original")
     before = evidence.score(original.name, row.stream, row.metric) if original else None
     if numbers.is_log(row.unit):
-        floor = 1.0 if numbers.is_p(row.unit) else 0.1
+        floor = 0.2
     else:
-        floor = 0.1 if numbers.is_share(row.unit) or abs(there) <= 1 else 0.1 * abs(there)
+        floor = 0.2 if numbers.is_share(row.unit) or abs(there) <= 1 else 0.2 * abs(there)
     if before is None or before.value is None:
         return floor
     return max(floor, abs(position(before.value, row.unit) - there))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.errors import RecipeError
-from expunge.models import blocks
+from expunge.models import blocks, quiet_libraries
 from expunge.registry import scope
 from expunge.types import Movable
 
@@ -54,7 +54,9 @@ def layers(model: Any, *, layers: list[int] | None = None, match: str = ".*") ->
         if name.startswith(prefix) and re.search(match, name[len(prefix) :])
     }
     if not names:
-        raise RecipeError("scope.match", f"'{match}' matches no weight", "a part of a weight's name", "See: expunge show MODEL")
+        raise RecipeError(
+            "scope.match", f"'{match}' matches no weight", "a part of a weight's name", "See: expunge show MODEL"
+        )
     return _freeze_all_but(model, names)
 
 
@@ -81,7 +83,8 @@ def lora(
         config = LoraConfig(r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
         state = torch.get_rng_state()
         torch.manual_seed(seed)
-        model = get_peft_model(model, config).eval()
+        with quiet_libraries():
+            model = get_peft_model(model, config).eval()
         torch.set_rng_state(state)
     movable = _freeze_all_but(model, {name for name, _ in model.named_parameters() if "lora_" in name})
     return replace(movable, adapter=True, model=model)

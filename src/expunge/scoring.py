@@ -7,19 +7,8 @@ from dataclasses import replace
 
 from expunge.measure.plan import Measured, Plan
 from expunge.measure.tables import Key, NotMeasured, Table, Tables
-from expunge.registry import bind, parameters
-from expunge.types import Bound, Data, Score
-
-DEFAULT = (
-    "probability", "perplexity", "rouge", "memorization_accuracy", "exact_memorization", "extraction_strength",
-    "truth_ratio", "truth_ratio_utility", "forget_quality", "model_utility", "membership",
-    {"use": "membership", "score": "min_k"}, {"use": "membership", "score": "zlib"},
-)
-
-
-def default_metrics() -> list[Bound]:
-    """The metrics of `metrics: default`."""
-    return [bind("metric", spec) for spec in DEFAULT]
+from expunge.registry import parameters
+from expunge.types import Bound, Data, Needs, Score
 
 
 def label(bound: Bound) -> str:
@@ -32,9 +21,13 @@ def label(bound: Bound) -> str:
 def applies(metric: Bound, data: Data) -> list[str]:
     """Names of the streams a metric scores by default: those whose role it names, sharing draws with no other."""
     roles = metric.meta["roles"]
-    if metric.name == "model_utility":  # one number over several streams
-        return [name for name in ("retain",) if name in data]
     return [name for name, stream in data.items() if stream.role in roles and stream.follows is None]
+
+
+def needs_of(metric: Bound) -> list[Needs]:
+    """What a metric reads; a hyper-parameter `streams` replaces the sets its registration names."""
+    streams = metric.hyper.get("streams")
+    return [replace(need, sets=tuple(streams)) if streams else need for need in metric.meta["needs"]]
 
 
 def plan_for(metrics: Iterable[Bound], data: Data) -> Plan:
@@ -42,7 +35,7 @@ def plan_for(metrics: Iterable[Bound], data: Data) -> Plan:
     plan = Plan()
     for metric in metrics:
         for stream in applies(metric, data):
-            plan.add(stream, metric.meta["needs"])
+            plan.add(stream, needs_of(metric))
     return plan
 
 

@@ -1,0 +1,5 @@
+"""`python -m expunge`, for launchers."""
+
+from expunge.cli import entry
+
+entry()

@@ -1,0 +1,49 @@
+"""expunge audit MODEL --forget F --retain R"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.cli.run import AsJson, Out
+from expunge.cli.unlearn import Attacks, Fields, Forget, Holdout, Metrics, Oracle, Retain, names, stream
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="The model that is claimed to have forgotten.")],
+    forget: Forget,
+    retain: Retain = None,
+    original: Annotated[str | None, typer.Option("--original", help="The model before the removal.")] = None,
+    oracle: Oracle = None,
+    holdout: Holdout = None,
+    metrics: Metrics = "default",
+    attacks: Attacks = "quantize,relearn,paraphrase",
+    fields: Fields = None,
+    out: Out = None,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+    as_json: AsJson = False,
+) -> int:
+    """Audit any claimed unlearning, ours or somebody else's."""
+    from expunge.cli.screen import bars, conclude, start
+    from expunge.recipe import Recipe
+
+    start()
+    sources = {"forget": forget, "retain": retain, "holdout": holdout}
+    plain: dict[str, Any] = {
+        "expunge": 1, "title": f"Audit of {Path(model).name}", "model": {"from": model},
+        "data": {role: stream(text, fields) for role, text in sources.items() if text},
+        "audit": {
+            "metrics": "default" if metrics == "default" else names(metrics), "attacks": names(attacks),
+            "against": oracle, "original": original,
+        },
+        "device": device,
+    }
+    made = Recipe.of(plain)
+    from expunge.workflow import Workflow, default_folder
+
+    folder = out or default_folder(f"audit-{Path(model).name}")
+    with bars(quiet=as_json) as progress:
+        evidence = Workflow(made, folder, False, progress).execute()
+    return conclude(evidence, folder, as_json=as_json)

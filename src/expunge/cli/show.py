@@ -1,0 +1,85 @@
+"""expunge show NAME-or-RECIPE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from expunge.registry import Entry
+    from expunge.types import Bound
+
+
+def show(what: Annotated[str, typer.Argument(metavar="NAME", help="A registered name, or a recipe file.")]) -> int:
+    """Explain a part or a recipe before running it: arguments, expansion, cost, where we differ from the paper."""
+    from expunge.cli.screen import console
+
+    if is_recipe(what):
+        from expunge.recipe import Recipe
+
+        recipe = Recipe.load(what)
+        print(f"# digest {recipe.digest()}\n{recipe.to_yaml()}")
+        _expansion(list(recipe.stages))
+        return 0
+    from expunge.errors import RecipeError, close_to
+    from expunge.registry import HOMES, entries
+
+    found = [entry for kind in HOMES if (entry := entries(kind).get(what)) is not None]
+    if not found:
+        known = {name for kind in HOMES for name in entries(kind)}
+        raise RecipeError("show", f"nothing is called '{what}'", close_to(what, known), "See: expunge list")
+    screen = console()
+    for entry in found:
+        screen.rule(f"{entry.kind} {entry.name}", align="left")
+        _entry(entry)
+    return 0
+
+
+def _entry(entry: Entry) -> None:
+    import inspect
+
+    from expunge.registry import bind, parameters
+
+    print(inspect.getdoc(entry.fn) or "")
+    print("\nArguments:")
+    for name, parameter in parameters(entry.fn).items():
+        default = "(needed)" if parameter.default is inspect.Parameter.empty else f"= {parameter.default!r}"
+        print(f"  {name} {default}")
+    for key in ("paper", "differs"):
+        if entry.meta.get(key):
+            print(f"{key.capitalize()}: {entry.meta[key]}")
+    if entry.kind == "method":
+        _expansion(bind("method", entry.name)())
+
+
+def _expansion(stages: list[Bound]) -> None:
+    import yaml
+
+    from expunge.registry import spec_of
+
+    if not stages:
+        return
+    print("Expands to:")
+    print(yaml.safe_dump([spec_of(stage) for stage in stages], sort_keys=False, width=100))
+    for stage in stages:
+        if "terms" in stage.hyper:
+            print("Cost: " + cost_of(stage.hyper["terms"]))
+
+
+def cost_of(terms: list[Any]) -> str:
+    """Forwards, backwards and copies of one step, from what the objectives declare."""
+    streams = list(dict.fromkeys(name for term in terms for name in term.on))
+    needs = set().union(*(term.objective.meta.get("needs", ()) for term in terms))
+    parts = [f"{len(streams)} forward(s) and backward(s) a step ({', '.join(streams)})"]
+    if "ref" in needs:
+        parts.append("1 reference forward per distinct example, before training")
+    if "ref_vocab" in needs:
+        parts.append("last hidden states of the reference stored; one frozen output head")
+    return "; ".join([*parts, "no second model"]) + "."
+
+
+def is_recipe(path: str) -> bool:
+    """Whether a name on the command line is a recipe file."""
+    return Path(path).suffix in (".yaml", ".yml")

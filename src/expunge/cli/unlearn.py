@@ -1,0 +1,97 @@
+"""expunge unlearn MODEL --forget F --retain R"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.cli.run import AsJson, Out, Resume
+
+Forget = Annotated[
+    str, typer.Option("--forget", help="What must go: a .jsonl/.json/.csv/.parquet file, or READER:PATH.")
+]
+Retain = Annotated[str | None, typer.Option("--retain", help="What must stay, in the same form.")]
+Holdout = Annotated[str | None, typer.Option("--holdout", help="Text of the same kind the model never saw.")]
+Oracle = Annotated[str | None, typer.Option("--oracle", help="A twin that never saw the forget data.")]
+Fields = Annotated[list[str] | None, typer.Option("--field", help="Column names: prompt=question, answer=reply, ...")]
+Attacks = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or 'none'.")]
+Metrics = Annotated[str, typer.Option("--metrics", help="Comma-separated metrics, or 'default'.")]
+
+
+def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
+    """A reader spec from `file.jsonl` or `reader:path`."""
+    use, colon, path = text.partition(":")
+    named = (
+        {"use": use, "path": path}
+        if colon and len(use) > 1 and "/" not in use
+        else {"use": _reader_of(text), "path": text}
+    )
+    own = {"prompt", "answer", "id"}
+    pairs = dict(pair.split("=", 1) for pair in fields or [] if "=" in pair)
+    extra = {key: value for key, value in pairs.items() if key not in own}
+    return named | {key: value for key, value in pairs.items() if key in own} | ({"fields": extra} if extra else {})
+
+
+def _reader_of(path: str) -> str:
+    name = path.removesuffix(".gz")
+    endings = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+    return next(
+        (reader for ending, reader in endings.items() if name.endswith(ending)),
+        "hf" if "." not in Path(path).name else "jsonl",
+    )
+
+
+def names(text: str) -> list[Any]:
+    """`quantize,relearn` -> specs; a part may carry arguments as `relearn:steps=20:lr=1e-4`."""
+    import yaml
+
+    specs: list[Any] = []
+    for part in [piece.strip() for piece in text.split(",") if piece.strip() and piece.strip() != "none"]:
+        use, *rest = part.split(":")
+        specs.append(
+            {"use": use} | {key: yaml.safe_load(value) for key, _, value in (piece.partition("=") for piece in rest)}
+        )
+    return specs
+
+
+def unlearn(
+    model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
+    forget: Forget,
+    retain: Retain = None,
+    holdout: Holdout = None,
+    oracle: Oracle = None,
+    method: Annotated[str, typer.Option("--method", help="See: expunge list methods")] = "npo",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; method arguments as lr=1e-4.")] = None,
+    fields: Fields = None,
+    attacks: Attacks = "quantize,relearn,paraphrase",
+    out: Out = None,
+    resume: Resume = False,
+    device: Annotated[str, typer.Option("--device")] = "cpu",
+    as_json: AsJson = False,
+) -> int:
+    """Remove a forget set from a model and audit the result. Writes a recipe and runs it."""
+    from expunge.cli.screen import bars, conclude, start
+    from expunge.recipe import Recipe, set_path
+
+    start()
+    sources = {"forget": forget, "retain": retain, "holdout": holdout}
+    plain: dict[str, Any] = {
+        "expunge": 1,
+        "model": {"from": model},
+        "data": {role: stream(text, fields) for role, text in sources.items() if text},
+        "method": {"use": method} | ({} if retain else {"retain": "none"}),
+        "audit": {"attacks": names(attacks), "against": oracle},
+        "device": device,
+    }
+    for change in changes or []:
+        top = change.split("=", 1)[0].split(".")[0].split("[")[0]
+        set_path(plain, change if top in plain or top in ("seed", "title") else f"method.{change}")
+    made = Recipe.of(plain)
+    from expunge.workflow import Workflow, default_folder
+
+    folder = out or default_folder(f"unlearn-{Path(model).name}")
+    with bars(quiet=as_json) as progress:
+        evidence = Workflow(made, folder, resume, progress).execute()
+    return conclude(evidence, folder, as_json=as_json)

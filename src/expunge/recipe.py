@@ -1,0 +1,255 @@
+"""The recipe: one YAML file, 1:1 with Python, with every default filled, printable and resumable.
+
+`use:` is a registered name or `module:attr`; every other key is one of its keyword-only arguments. Nothing is
+inherited from other files and nothing is interpolated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from expunge.errors import RecipeError, close_to
+from expunge.registry import bind, bind_call, spec_of
+from expunge.types import Bound, Role
+
+VERSION = 1
+_TOP = ("expunge", "title", "model", "data", "stages", "method", "audit", "seed", "device")
+DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
+    "probability",
+    "perplexity",
+    "rouge",
+    "memorization_accuracy",
+    "exact_memorization",
+    "extraction_strength",
+    "truth_ratio",
+    "truth_ratio_utility",
+    "forget_quality",
+    "model_utility",
+    "membership",
+    {"use": "membership", "score": "min_k"},
+    {"use": "membership", "score": "zlib"},
+)
+_AUDIT = ("metrics", "attacks", "against", "original", "margin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a stream comes from: a reader and the role its examples play."""
+
+    reader: Bound
+    role: Role
+
+
+@dataclass(frozen=True)
+class AuditSpec:
+    """What is measured and attacked. margin: a difference that does not matter, in the unit of each share metric.
+
+    against: folder of the oracle (a twin that never saw the data). original: the model before; None = the start model.
+    """
+
+    metrics: tuple[Bound, ...]
+    attacks: tuple[Bound, ...] = ()
+    against: str | None = None
+    original: str | None = None
+    margin: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe: what a YAML file becomes, or what Python builds with `Recipe.of`."""
+
+    model: Bound  # expunge.models.load, without its source
+    source: str  # folder or hub name of the model
+    data: Mapping[str, Source]
+    stages: tuple[Bound, ...] = ()
+    method: Bound | None = None
+    audit: AuditSpec | None = None
+    seed: int = 0
+    device: str = "cpu"
+    title: str = ""
+
+    @staticmethod
+    def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+        """Read a recipe file and apply `path=value` changes.
+
+        Raises: RecipeError for a file that is missing or no YAML mapping, and for whatever `of` refuses.
+        """
+        file = Path(path)
+        try:
+            plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            near = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
+            raise RecipeError(
+                str(path), "no such file", close_to(file.name, near), "Give the path of a recipe"
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
+            reason = str(error).replace("\n", " ")
+            raise RecipeError(str(path), f"not YAML ({reason})", "a YAML mapping", "Correct the file") from error
+        if not isinstance(plain, dict):
+            raise RecipeError(
+                str(path), f"a {type(plain).__name__}", "a YAML mapping with model, data, ...", "Correct the file"
+            )
+        for change in changes:
+            set_path(plain, change)
+        return Recipe.of(plain)
+
+    @staticmethod
+    def of(plain: Mapping[str, Any]) -> Recipe:
+        """Validate a plain mapping: every key, every argument, every default.
+
+        Raises: RecipeError with the path of the first thing that does not fit and the closest name.
+        """
+        _check_keys(plain, _TOP, "")
+        if plain.get("expunge", VERSION) != VERSION:
+            raise RecipeError(
+                "expunge", f"version {plain['expunge']!r}", f"this program reads version {VERSION}", "Set expunge: 1"
+            )
+        model = _section(plain, "model")
+        if "from" not in model:
+            raise RecipeError("model.from", "missing", "a model folder or hub name", "Add it")
+        load = bind_call("model", "expunge.models:load", {k: v for k, v in model.items() if k != "from"}, "model")
+        if "stages" in plain and "method" in plain:
+            raise RecipeError("method", "both 'method' and 'stages'", "one of the two", "Remove one")
+        made = bind("method", plain["method"], "method") if "method" in plain else None
+        stages = tuple(bind("stage", spec, f"stages[{i}]") for i, spec in enumerate(plain.get("stages") or ()))
+        return Recipe(
+            model=load,
+            source=str(model["from"]),
+            data=_data(_section(plain, "data")),
+            stages=tuple(made()) if made else stages,
+            method=made,
+            audit=_audit(plain["audit"]) if plain.get("audit") is not None else None,
+            seed=_whole(plain.get("seed", 0), "seed"),
+            device=str(plain.get("device", "cpu")),
+            title=str(plain.get("title", "")),
+        )
+
+    def resolved(self) -> dict[str, Any]:
+        """The recipe with every default filled; `Recipe.of` reads it back to the same recipe."""
+        out: dict[str, Any] = {"expunge": VERSION}
+        if self.title:
+            out["title"] = self.title
+        out["model"] = {"from": self.source, **spec_of(self.model.hyper)}
+        out["data"] = {name: {**spec_of(s.reader), "role": s.role} for name, s in self.data.items()}
+        if self.method is not None:
+            out["method"] = spec_of(self.method)
+        elif self.stages:
+            out["stages"] = [spec_of(stage) for stage in self.stages]
+        if self.audit is not None:
+            audit = self.audit
+            out["audit"] = {
+                "metrics": [spec_of(m) for m in audit.metrics],
+                "attacks": [spec_of(a) for a in audit.attacks],
+                "against": audit.against,
+                "original": audit.original,
+                "margin": audit.margin,
+            }
+        return out | {"seed": self.seed, "device": self.device}
+
+    def to_yaml(self) -> str:
+        return str(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100))
+
+    def digest(self) -> str:
+        """Twelve hex digits of the resolved recipe."""
+        text = json.dumps(self.resolved(), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def set_path(plain: dict[str, Any], change: str) -> None:
+    """Apply `stages[0].lr=1e-4` (or `stages.0.lr=...`) to a plain recipe; the value is YAML.
+
+    Raises: RecipeError when the change is no `path=value` or the path leads through something that is no mapping.
+    """
+    path, sign, text = change.partition("=")
+    if not sign or not path:
+        raise RecipeError(f"--set {change}", "no 'path=value'", "such as method.lr=1e-4", "Correct the option")
+    keys = [key for key in path.replace("[", ".").replace("]", "").split(".") if key]
+    here: Any = plain
+    for key in keys[:-1]:
+        here = _step(here, key, change)
+    last: Any = int(keys[-1]) if isinstance(here, list) else keys[-1]
+    if isinstance(here, str):  # `method: npo` with --set method.lr=1
+        raise RecipeError(
+            f"--set {change}", f"'{here}' is a plain name", "a mapping", f"Write it as {{use: {here}}} first"
+        )
+    try:
+        here[last] = yaml.safe_load(text)
+    except (IndexError, TypeError) as error:
+        raise RecipeError(
+            f"--set {change}", "no such place", "a path of the recipe", "See: expunge show RECIPE"
+        ) from error
+
+
+def _step(here: Any, key: str, change: str) -> Any:
+    try:
+        if isinstance(here, list):
+            return here[int(key)]
+        if isinstance(here, dict):
+            if isinstance(here.get(key), str) and key in ("method", "scope", "optimizer"):
+                here[key] = {"use": here[key]}
+            return here.setdefault(key, {})
+    except (ValueError, IndexError):
+        pass
+    raise RecipeError(f"--set {change}", f"'{key}' does not exist", "a path of the recipe", "See: expunge show RECIPE")
+
+
+def _check_keys(plain: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in plain:
+        if key not in known:
+            path = f"{where}.{key}" if where else str(key)
+            raise RecipeError(path, f"unknown key (got {plain[key]!r})", close_to(str(key), known), "Correct the key")
+
+
+def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = plain.get(name)
+    if isinstance(section, str) and name == "model":
+        return {"from": section}
+    if not isinstance(section, Mapping):
+        found = "missing" if section is None else f"got {section!r}"
+        raise RecipeError(name, found, "a mapping", f"Add '{name}:'")
+    return section
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RecipeError(where, f"got {value!r}", "accepted: a whole number", "Correct the value")
+    return value
+
+
+def _data(section: Mapping[str, Any]) -> dict[str, Source]:
+    streams = {}
+    roles = get_args(Role)
+    for name, spec in section.items():
+        where = f"data.{name}"
+        if isinstance(spec, str):  # a bare path
+            spec = {"use": Path(spec).suffix.lstrip(".") or "jsonl", "path": spec}
+        if not isinstance(spec, Mapping):
+            raise RecipeError(where, f"got {spec!r}", "a reader: {use: jsonl, path: ...}", "Correct the stream")
+        role = spec.get("role", name if name in roles else None)
+        if role not in roles:
+            near = close_to(str(role or name), roles)
+            raise RecipeError(f"{where}.role", "missing" if role is None else f"got {role!r}", near, "Add 'role: ...'")
+        reader = bind("reader", {key: value for key, value in spec.items() if key != "role"}, where)
+        streams[str(name)] = Source(reader, role)
+    return streams
+
+
+def _audit(section: Any) -> AuditSpec:
+    if not isinstance(section, Mapping):
+        raise RecipeError("audit", f"got {section!r}", "a mapping: metrics, attacks, against, ...", "Correct it")
+    _check_keys(section, _AUDIT, "audit")
+    wanted = section.get("metrics", "default")
+    wanted = DEFAULT_METRICS if wanted == "default" else wanted
+    metrics = tuple(bind("metric", spec, f"audit.metrics[{i}]") for i, spec in enumerate(wanted))
+    attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in enumerate(section.get("attacks") or ()))
+    margin = section.get("margin", 0.1)
+    if not isinstance(margin, (int, float)) or not 0 < margin < 1:
+        raise RecipeError("audit.margin", f"got {margin!r}", "a number between 0 and 1", "Correct the value")
+    return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin))

@@ -1,0 +1,224 @@
+"""From a recipe to a run folder: load, check, measure, remove, attack, write evidence. What every command calls."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge import dist, machine
+from expunge.audit import Audit, overall
+from expunge.data.examples import check_overlap, check_stream, stream_hash
+from expunge.errors import RecipeError
+from expunge.models import ExpungeWarning, load, save, weights_hash
+from expunge.recipe import Recipe
+from expunge.report import card, html, schema
+from expunge.run import Progress, Run, _silent, write_json, write_text
+from expunge.scoring import label
+from expunge.types import Bound, Data, Event, Stream, Subject
+
+
+@dataclass
+class Workflow:
+    """One recipe being carried out in one folder."""
+
+    recipe: Recipe
+    folder: Path
+    resume: bool = False
+    progress: Progress = _silent
+    save_every: int = 100
+    notes: list[str] = field(default_factory=list)
+
+    def execute(self) -> schema.Evidence | None:
+        """Everything the recipe asks for; None when it has no audit.
+
+        Raises: ExpungeError for a user's mistake; Interrupted when stopped, with the state on disk.
+        """
+        begun = time.perf_counter()
+        self._open()
+        with collect_warnings(self.notes):
+            device = dist.setup(self.recipe.device)
+            data = self.read_data()
+            subject = self._load(self.recipe.source, device)
+            before = weights_hash(subject)
+            audit = self._audit(data, device)
+            if audit is not None and self.recipe.stages and self.recipe.audit and not self.recipe.audit.original:
+                audit.measure(subject, "original")  # now, while these are still the weights that were loaded
+            start = subject
+            subject = self._run_stages(subject, data, device)
+            done = subject.lineage[len(start.lineage) :]
+            if self.recipe.stages and dist.rank() == 0:
+                self._save(subject)
+            evidence = self._conclude(audit, subject, device, done, begun) if audit is not None else None
+        if dist.rank() == 0:
+            self._write(evidence, subject, data, before, done)
+        return evidence
+
+    def _open(self) -> None:
+        """Claim the folder; a resumed run must be the same recipe."""
+        file = self.folder / "recipe.resolved.yaml"
+        digest = self.recipe.digest()
+        text = f"# expunge recipe, digest {digest}\n{self.recipe.to_yaml()}"
+        if file.exists() and not self.resume:
+            raise RecipeError(
+                str(self.folder),
+                "already holds a run",
+                "an empty or new folder, or --resume to go on with it",
+                "Choose another --out, or add --resume",
+            )
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            raise RecipeError(
+                str(file),
+                "another recipe was started here",
+                f"the same recipe (this one has digest {digest})",
+                "Resume with the recipe it was started with, or choose another --out",
+            )
+        if dist.rank() == 0:
+            write_text(file, text)
+            write_json(self.folder / "env.json", machine.environment() | {"parallelism": dist.describe()})
+
+    def read_data(self) -> Data:
+        """Read and check every stream before anything is spent."""
+        data = Data()
+        for name, source in self.recipe.data.items():
+            examples = tuple(source.reader())
+            check_stream(name, examples)
+            data[name] = Stream(name, source.role, examples)
+        check_overlap(data, self.notes.append)
+        return data
+
+    def _load(self, source: str, device: str) -> Subject:
+        hyper = {**self.recipe.model.hyper, "device": device}
+        return load(source, **hyper)
+
+    def _audit(self, data: Data, device: str) -> Audit | None:
+        if self.recipe.audit is None:
+            return None
+        return Audit(data, self.recipe.audit, self.folder / "tables", device, self.progress)
+
+    def _run_stages(self, subject: Subject, data: Data, device: str) -> Subject:
+        for index, stage in enumerate(self.recipe.stages):
+            run = Run(self.folder, self.recipe.seed, device, self.resume, self.save_every, self.progress, index)
+            subject = stage(subject, data, run)
+        return subject
+
+    def _save(self, subject: Subject) -> None:
+        save(subject, self.folder / ("adapter" if hasattr(subject.model, "peft_config") else "model"))
+
+    def _conclude(
+        self, audit: Audit, subject: Subject, device: str, done: tuple[Event, ...], begun: float
+    ) -> schema.Evidence:
+        spec = self.recipe.audit
+        assert spec is not None
+        twin, before = spec.against, spec.original
+        audit.run(
+            subject,
+            original=(lambda: self._load(before, device)) if before else None,
+            oracle=(lambda: self._load(twin, device)) if twin else None,
+        )
+        verdicts = audit.verdicts()
+        return schema.Evidence(
+            title=self.recipe.title or self._title(audit.data),
+            subject=Path(self.recipe.source).name,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            digest=self.recipe.digest(),
+            conditions=tuple(state.condition for state in audit.states.values()),
+            scores=tuple(audit.rows()),
+            verdicts=tuple(verdicts),
+            verdict=overall(verdicts),
+            method=self._method(),
+            streams=tuple(schema.StreamCount(s.name, s.role, len(s)) for s in audit.data.values() if s.follows is None),
+            cost=bill(done, audit, time.perf_counter() - begun),
+            untested=tuple(audit.not_tested()),
+            warnings=tuple(dict.fromkeys(self.notes)),
+            environment=machine.environment() | {"parallelism": dist.describe()},
+            training=self._curve(),
+        )
+
+    def _title(self, data: Data) -> str:
+        size = sum(len(stream) for stream in data.of_role("forget"))
+        return f"Removal of {size} examples from {Path(self.recipe.source).name}"
+
+    def _method(self) -> schema.Method | None:
+        made = self.recipe.method
+        if not self.recipe.stages:
+            return None
+        if made is None:
+            return schema.Method("recipe", summary="stages composed by hand", recipe=self.recipe.to_yaml())
+        summary = (made.fn.__doc__ or "").split("\n", 1)[0]
+        return schema.Method(
+            made.name, made.meta.get("paper", ""), summary, self.recipe.to_yaml(), made.meta.get("differs", "")
+        )
+
+    def _curve(self) -> tuple[schema.TrainingPoint, ...]:
+        path = self.folder / "log.jsonl"
+        if not path.exists():
+            return ()
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = [record for record in records if "loss" in record]
+        stride = -(-len(kept) // 200) or 1
+        return tuple(schema.TrainingPoint(r["step"], r["loss"], r["terms"], r["grad_norm"]) for r in kept[::stride])
+
+    def _write(
+        self, evidence: schema.Evidence | None, subject: Subject, data: Data, before: str, done: tuple[Event, ...]
+    ) -> None:
+        lineage = {
+            "recipe": self.recipe.digest(),
+            "model": {"source": self.recipe.source, "weights": before},
+            "data": {name: stream_hash(stream) for name, stream in data.items()},
+            "stages": [{"name": event.name, **_plain(event.hyper)} for event in done],
+            "result": {"weights": weights_hash(subject)},
+        }
+        write_json(self.folder / "lineage.json", lineage)
+        if evidence is None:
+            return
+        evidence.write(self.folder)
+        write_text(self.folder / "report.html", html.render(evidence))
+        for name in ("model", "adapter"):
+            if (self.folder / name).is_dir():
+                write_text(self.folder / name / "README.md", card.model_card(evidence, base_model=self.recipe.source))
+
+
+def bill(done: tuple[Event, ...], audit: Audit, seconds: float) -> schema.RunCost:
+    """What the run cost, stage by stage."""
+    stages = [
+        schema.StageCost(
+            e.name, e.cost.steps, e.cost.forwards, e.cost.backwards, e.cost.tokens, round(e.cost.seconds, 2)
+        )
+        for e in done
+    ]
+    stages.append(schema.StageCost("measure", forwards=audit.forwards, tokens=audit.tokens))
+    return schema.RunCost(tuple(stages), round(audit.seconds, 2), round(seconds, 2), machine.peak_memory_mb())
+
+
+def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.name if isinstance(value, Bound) else value for key, value in hyper.items()}
+
+
+@contextmanager
+def collect_warnings(notes: list[str]) -> Iterator[None]:
+    """Our own warnings go into the evidence; everybody else's pass on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ExpungeWarning)
+        try:
+            yield
+        finally:
+            notes += [str(one.message) for one in caught if isinstance(one.message, ExpungeWarning)]
+
+
+def default_folder(name: str) -> Path:
+    """A new folder under runs/."""
+    stem = Path("runs") / name
+    folder, number = stem, 2
+    while folder.exists():
+        folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
+    return folder
+
+
+__all__ = ["Workflow", "bill", "default_folder", "label"]
