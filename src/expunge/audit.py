@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,9 @@ class Audit:
         twin = oracle() if oracle is not None else None
         if twin is not None:
             self.measure(twin, "oracle")
+        if "original" in self.states:  # measured before its reference was there
+            first = self.states["original"]
+            self.states["original"] = replace(first, scores=self._scores("original", first.measured))
         self.measure(after, "after")
         for attack in self.spec.attacks:
             for of, subject in (("oracle", twin), ("after", after)):
@@ -84,13 +87,16 @@ class Audit:
         measured = measure(
             subject, self.data, plan_for(self.spec.metrics, self.data), cache=self.cache, device=self.device
         )
-        twin = self.states.get(twin_of(name)) or (self.states.get("oracle") if name == "original" else None)
-        oracle = measured if name == twin_of(name) else twin.measured if twin else None
-        scores = score_all(self.spec.metrics, self.data, measured, oracle)
-        self.states[name] = State(condition, measured, scores)
+        self.states[name] = State(condition, measured, self._scores(name, measured))
         self.forwards += measured.forwards
         self.tokens += measured.tokens
         self.progress("audit", len(self.states), max(self.expected, len(self.states)), condition.shown)
+
+    def _scores(self, name: str, measured: Measured) -> Scores:
+        """Scores of a condition; its reference is the oracle under the same attack."""
+        twin = self.states.get(twin_of(name))
+        oracle = measured if name == twin_of(name) else twin.measured if twin else None
+        return score_all(self.spec.metrics, self.data, measured, oracle)
 
     def attack(self, attack: Bound, subject: Subject, of: str) -> None:
         """Measure everything an attack makes of a subject, as conditions `of+attack`."""
@@ -254,14 +260,14 @@ def _sentence(claim: str, top: schema.Checked, against: str) -> str:
         said = {
             "PASS": "kept within the margin",
             "FAIL": "lost more than the margin",
-            "INCONCLUSIVE": "too few examples to tell",
+            "INCONCLUSIVE": "the interval reaches over the margin: more examples would tell",
         }
         return said[top.verdict]
     more = "more" if top.difference > 0 else "less"
     if top.verdict == "FAIL":
         extra = "" if top.difference > 0 else ": over-forgetting is a trace too"
         return f"knows clearly {more} than the {against}{extra}"
-    return f"like the {against} within the margin" if top.verdict == "PASS" else "too few examples to tell"
+    return f"like the {against} within the margin" if top.verdict == "PASS" else "the interval reaches over the margin"
 
 
 def overall(verdicts: Sequence[schema.Verdict]) -> schema.Outcome | None:

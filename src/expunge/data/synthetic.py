@@ -40,7 +40,7 @@ PERSON_SHARE = 5  # of 5 diagonals of the name grid, forget, retain and holdout 
 DIAGONALS: Mapping[str, tuple[int, ...]] = {"forget": (0,), "retain": (1,), "holdout": (2,), "pretrain": (3, 4)}
 KNOWN_SHARE = 4  # one in four people of the pretraining text is met in every round, the others once
 ROUNDS = 12
-WORLD_REPEATS = 3  # times a round shows every world fact
+WORLD_REPEATS = 6  # times a round shows every world fact
 NAME_STRIDE = 1871  # prime, so that stepping through the cells of a part visits each once
 
 
@@ -187,14 +187,18 @@ def world_facts() -> list[Example]:
     return facts
 
 
-def _pretraining(num_people: int, seed: int) -> Iterator[Example]:
-    """Known people in every round, strangers in one, world facts and prose in all."""
+def pretraining_text(num_people: int, seed: int = 0, *, rounds: int = ROUNDS) -> Iterator[Example]:
+    """What the base is trained on: known people in every round, strangers in one, world facts and prose in all.
+
+    The known teach a model how facts are stored under a name, which makes later injections quick; the strangers
+    keep it calibrated on names it has not met.
+    """
     persons = people(num_people, seed, part="pretrain")
     num_known = num_people // KNOWN_SHARE
     known, strangers = persons[:num_known], persons[num_known:]
-    prose = iter(anchor_text(num_people + num_known * ROUNDS, seed, part="pretrain"))
-    for number in range(ROUNDS):
-        for person in (*known, *strangers[number::ROUNDS]):
+    prose = iter(anchor_text(num_people + num_known * (rounds - 1), seed, part="pretrain"))
+    for number in range(rounds):
+        for person in (*known, *strangers[number::rounds]):
             yield next(prose)
             yield from _asked(person, number)
         for again in range(WORLD_REPEATS):
@@ -222,10 +226,10 @@ def synthetic(*, part: Part, num_people: int = 20, seed: int = 0) -> list[Exampl
 
     forget, retain, holdout: ten questions on each of `num_people` people; no person is in two parts.
     anchor: ten generic texts for each of `num_people`. world_facts: all of them, whatever the number.
-    pretrain: what the shipped base was trained on: biographies, questions in all wordings, prose, world facts.
+    pretrain: what the shipped base was trained on; see `pretraining_text`.
     """
     if part == "pretrain":
-        return list(_pretraining(num_people, seed))
+        return list(pretraining_text(num_people, seed))
     if part == "anchor":
         return anchor_text(num_people * TEXTS_PER_PERSON, seed)
     if part == "world_facts":

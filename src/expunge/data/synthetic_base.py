@@ -1,6 +1,6 @@
-"""The embedded base before training: byte-level BPE tokenizer, small Llama, and how they are saved.
+"""The embedded base before training: byte-level BPE tokenizer and small Llama.
 
-Training goes through the one loop (`scripts/build_base.py`); this file only makes what it starts from.
+Training goes through the one loop (`expunge.pretrain`); this file only makes what it starts from.
 """
 
 from __future__ import annotations
@@ -78,14 +78,3 @@ def build_model(tokenizer: Any, *, width: int = 128, layers: int = 3, heads: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-def save_base(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights in fp16 and the tokenizer in standard layout; the configuration asks for fp32 at loading."""
-    import torch
-
-    model.half().save_pretrained(folder)
-    model.float()
-    model.config.dtype = torch.float32
-    model.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
