@@ -28,13 +28,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("metrics",),
     ("scoring",),
     ("objectives", "scopes", "edits", "schedules", "perturb", "reference", "until", "updates"),
-    ("forget", "relabel"),
+    ("forget", "relabel", "trainer"),
     ("locate",),
     ("attacks",),
     ("methods",),
     ("audit",),
     ("workflow",),
-    ("bench", "demo"),
+    ("bench", "demo", "api"),
     ("cli", "serve", "__main__"),
 )
 ANYWHERE = frozenset({"testing", "__init__"})  # they serve all floors

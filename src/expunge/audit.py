@@ -123,7 +123,7 @@ class Audit:
                 yield schema.Measured(name, stream, metric, s.value, s.ci, s.n, s.unit, s.better, s.status, s.reason)
 
     def verdicts(self) -> list[schema.Verdict]:
-        """One verdict per claim: each forgotten-metric on each forget stream, each kept-metric on each retain stream."""
+        """One verdict per claim: forgotten-metrics on each forget stream, kept-metrics on each retain stream."""
         found = []
         for stream in self.data.of_role("forget"):
             if stream.follows is None:

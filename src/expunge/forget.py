@@ -239,7 +239,7 @@ def run_forget(
         lr: peak rate.
         steps: number of steps; None: `epochs` passes over the first term's first stream.
         batch_size: examples a step from each stream (the whole stream when it is smaller).
-        until: stop early when metrics fall under bounds, e.g. "extraction_strength<holdout & memorization_accuracy<0.3".
+        until: stop early when metrics fall under bounds: "extraction_strength<holdout & memorization_accuracy<0.3".
     Returns: the subject with its lineage extended.
     Raises: NonFinite before a bad step; Interrupted with the state saved; DataError, RecipeError.
     Cost: 1 forward+backward per stream and step; references once per distinct example.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
     {"use": "membership", "score": "min_k"},
     {"use": "membership", "score": "zlib"},
 )
+_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
 _AUDIT = ("metrics", "attacks", "against", "original", "margin")
 
 
@@ -89,8 +91,8 @@ class Recipe:
             raise RecipeError(
                 str(path), "no such file", close_to(file.name, near), "Give the path of a recipe"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
-            reason = str(error).replace("\n", " ")
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            reason = " ".join(str(error).split())
             raise RecipeError(str(path), f"not YAML ({reason})", "a YAML mapping", "Correct the file") from error
         if not isinstance(plain, dict):
             raise RecipeError(
@@ -106,6 +108,8 @@ class Recipe:
 
         Raises: RecipeError with the path of the first thing that does not fit and the closest name.
         """
+        if not isinstance(plain, Mapping):
+            raise RecipeError("recipe", f"got {plain!r}", "a mapping with model, data, ...", "Correct the recipe")
         _check_keys(plain, _TOP, "")
         if plain.get("expunge", VERSION) != VERSION:
             raise RecipeError(
@@ -118,7 +122,7 @@ class Recipe:
         if "stages" in plain and "method" in plain:
             raise RecipeError("method", "both 'method' and 'stages'", "one of the two", "Remove one")
         made = bind("method", plain["method"], "method") if "method" in plain else None
-        stages = tuple(bind("stage", spec, f"stages[{i}]") for i, spec in enumerate(plain.get("stages") or ()))
+        stages = tuple(bind("stage", spec, f"stages[{i}]") for i, spec in enumerate(_list(plain, "stages")))
         return Recipe(
             model=load,
             source=str(model["from"]),
@@ -171,20 +175,38 @@ def set_path(plain: dict[str, Any], change: str) -> None:
     if not sign or not path:
         raise RecipeError(f"--set {change}", "no 'path=value'", "such as method.lr=1e-4", "Correct the option")
     keys = [key for key in path.replace("[", ".").replace("]", "").split(".") if key]
+    value = read_value(text, f"--set {change}")
     here: Any = plain
     for key in keys[:-1]:
         here = _step(here, key, change)
-    last: Any = int(keys[-1]) if isinstance(here, list) else keys[-1]
-    if isinstance(here, str):  # `method: npo` with --set method.lr=1
+    if isinstance(here, str):  # `data: {forget: a.jsonl}` with --set data.forget.limit=1
         raise RecipeError(
             f"--set {change}", f"'{here}' is a plain name", "a mapping", f"Write it as {{use: {here}}} first"
         )
     try:
-        here[last] = yaml.safe_load(text)
-    except (IndexError, TypeError) as error:
+        here[int(keys[-1]) if isinstance(here, list) else keys[-1]] = value
+    except (IndexError, TypeError, ValueError) as error:
         raise RecipeError(
             f"--set {change}", "no such place", "a path of the recipe", "See: expunge show RECIPE"
         ) from error
+
+
+def read_value(text: str, where: str) -> Any:
+    """A value as YAML reads it, and numbers as people write them: 1e-4, which YAML takes for text.
+
+    Raises: RecipeError for text that is not YAML.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(where, f"not YAML ({reason})", "a YAML value", "Quote the value") from error
+    return _number(value)
+
+
+def _number(value: Any) -> Any:
+    """`1e-4` as the number it is; everything else unchanged."""
+    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
 
 
 def _step(here: Any, key: str, change: str) -> Any:
@@ -192,8 +214,8 @@ def _step(here: Any, key: str, change: str) -> Any:
         if isinstance(here, list):
             return here[int(key)]
         if isinstance(here, dict):
-            if isinstance(here.get(key), str) and key in ("method", "scope", "optimizer"):
-                here[key] = {"use": here[key]}
+            if isinstance(here.get(key), str) and key in ("method", "scope", "optimizer", "model"):
+                here[key] = {"from" if key == "model" else "use": here[key]}
             return here.setdefault(key, {})
     except (ValueError, IndexError):
         pass
@@ -218,8 +240,16 @@ def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise RecipeError(where, f"got {value!r}", "accepted: a whole number", "Correct the value")
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RecipeError(where, f"got {value!r}", "accepted: a whole number, 0 or more", "Correct the value")
+    return value
+
+
+def _list(section: Mapping[str, Any], key: str, where: str = "") -> Sequence[Any]:
+    """A list of parts; nothing is an empty one."""
+    value = section.get(key) or ()
+    if not isinstance(value, (list, tuple)):
+        raise RecipeError(where or key, f"got {value!r}", "a list", "Write each part after '- ', or in [ ]")
     return value
 
 
@@ -245,11 +275,15 @@ def _audit(section: Any) -> AuditSpec:
     if not isinstance(section, Mapping):
         raise RecipeError("audit", f"got {section!r}", "a mapping: metrics, attacks, against, ...", "Correct it")
     _check_keys(section, _AUDIT, "audit")
-    wanted = section.get("metrics", "default")
-    wanted = DEFAULT_METRICS if wanted == "default" else wanted
+    default = section.get("metrics", "default") in ("default", None)
+    wanted = DEFAULT_METRICS if default else _list(section, "metrics", "audit.metrics")
     metrics = tuple(bind("metric", spec, f"audit.metrics[{i}]") for i, spec in enumerate(wanted))
-    attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in enumerate(section.get("attacks") or ()))
-    margin = section.get("margin", 0.1)
+    made = enumerate(_list(section, "attacks", "audit.attacks"))
+    attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in made)
+    for key in ("against", "original"):
+        if not isinstance(section.get(key), (str, type(None))):
+            raise RecipeError(f"audit.{key}", f"got {section[key]!r}", "a model folder or hub name", "Correct it")
+    margin = _number(section.get("margin", 0.1))
     if not isinstance(margin, (int, float)) or not 0 < margin < 1:
         raise RecipeError("audit.margin", f"got {margin!r}", "a number between 0 and 1", "Correct the value")
     return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin))

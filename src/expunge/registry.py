@@ -14,7 +14,7 @@ import types
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -157,16 +157,20 @@ def _from_path(kind: str, path: str, where: str) -> Entry:
     module_name, attr = path.split(":", 1)
     try:
         fn = getattr(importlib.import_module(module_name), attr)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise RecipeError(
             where,
             f"cannot import '{path}' ({error})",
             "accepted: a registered name or module:attr",
             "Check that the module is on PYTHONPATH and has that attribute",
         ) from error
-    for entry in _entries.values():
-        if entry.fn is fn:
-            return entry
+    registered = [entry for entry in _entries.values() if entry.fn is fn]
+    for entry in registered:
+        if entry.kind == kind:  # the path stays its name: elsewhere nobody may have imported that module yet
+            return replace(entry, name=path)
+    if registered or not inspect.isroutine(fn) or kind == "metric":
+        found = f"a registered {registered[0].kind}" if registered else f"a {type(fn).__name__} without its declaration"
+        raise RecipeError(where, f"'{path}' is {found}", f"a {kind}", f"Decorate a function with registry.{kind}(...)")
     return Entry(kind, path, fn, types.MappingProxyType({}))
 
 
@@ -236,6 +240,8 @@ def _convert(value: Any, parameter: inspect.Parameter, where: str) -> Any:
         if value is None:
             return None
         make = bind_term if kind.name == "objective" else lambda spec, where: bind(kind.name, spec, where)
+        if kind.many and not isinstance(value, (list, tuple)):
+            raise RecipeError(where, f"got {value!r}", f"a list of {kind.name}s", "Write each after '- ', or in [ ]")
         if kind.many:
             return [make(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return make(value, where)
@@ -265,7 +271,10 @@ def bind_term(spec: Any, where: str = "term") -> Term:
     bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where)
     if "on" not in spec:
         raise RecipeError(f"{where}.on", "missing", "a stream name, or one per view", "Add 'on: forget'")
-    on = (spec["on"],) if isinstance(spec["on"], str) else tuple(spec["on"])
+    on = (spec["on"],) if isinstance(spec["on"], str) else spec["on"]
+    if not isinstance(on, (list, tuple)) or not all(isinstance(name, str) for name in on):
+        raise RecipeError(f"{where}.on", f"got {on!r}", "a stream name, or a list of them", "Correct 'on'")
+    on = tuple(on)
     views = bound.meta.get("views", len(on))
     if len(on) != views:
         raise RecipeError(

@@ -38,8 +38,8 @@ NUM_FALSE = 5  # false alternatives a question
 TEXTS_PER_PERSON = len(ATTRIBUTES)  # anchor texts asked for by one unit of `num_people`
 PERSON_SHARE = 5  # of 5 diagonals of the name grid, forget, retain and holdout own one each, pretrain two
 DIAGONALS: Mapping[str, tuple[int, ...]] = {"forget": (0,), "retain": (1,), "holdout": (2,), "pretrain": (3, 4)}
-KNOWN_SHARE = 4  # one in four people of the pretraining text is met in every round, the others once
-ROUNDS = 12
+KNOWN_SHARE = 5  # one in five people of the pretraining text is met in every round, the others once
+ROUNDS = 10
 WORLD_REPEATS = 6  # times a round shows every world fact
 NAME_STRIDE = 1871  # prime, so that stepping through the cells of a part visits each once
 

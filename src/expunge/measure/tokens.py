@@ -14,7 +14,7 @@ from expunge.data.tokenise import Encoded, by_length, collate
 from expunge.measure.forward import kept_logits, token_logp
 from expunge.types import Batch, Subject
 
-BATCH_TOKENS = 8192  # padded tokens of one forward without gradients
+BATCH_TOKENS = 4096  # padded tokens of one forward without gradients: more falls out of the cache of a CPU
 CHUNK = 1024  # positions whose [chunk, V] temporaries live at once
 ALWAYS = ("token", "logp", "argmax", "greedy")  # cost nothing beyond the forward
 COLUMNS = (*ALWAYS, "rank", "mean", "var")

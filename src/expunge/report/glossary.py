@@ -93,7 +93,7 @@ TERMS: dict[str, str] = {
     "Power": "The chance that an audit of this size shows equality if there is equality. When it is low, no result "
     "says little.",
     "PASS": "The whole interval of the difference lies within the margin, in the worst case looked at.",
-    "FAIL": "The whole interval lies outside the margin on the bad side in at least one case.",
+    "FAIL": "The whole interval lies outside the margin in at least one case; for what was to be kept, below it.",
     "INCONCLUSIVE": "The interval crosses the margin: the data do not decide. This is not a weak pass.",
     "Points": "Percentage points: from 10 % to 12 % is 2 points.",
 }

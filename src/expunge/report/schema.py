@@ -179,7 +179,7 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)  # python, torch, device, dtype, threads, ...
     training: tuple[TrainingPoint, ...] = ()  # at most 200 points
-    confidence: float = 0.95  # level of every interval
+    confidence: float = 0.95  # level of every score's interval; differences have 1 - 2 * 0.05
     expunge: int = VERSION  # version of this format
 
     @cached_property
