@@ -161,7 +161,7 @@ class Forget:
                 losses = self._losses(terms, mine)
                 total = sum(term.weight * losses[term.label].sum() / divisors[term.label] for term in terms)
                 if isinstance(total, Tensor) and total.requires_grad:
-                    total.backward()  # type: ignore[no-untyped-call]
+                    total.backward()
                 for label, loss in losses.items():
                     totals[label] += float(loss.detach().sum()) / divisors[label]
             values |= {label: dist.sum_number(value) for label, value in totals.items()}

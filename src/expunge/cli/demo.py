@@ -27,9 +27,8 @@ def demo(
     settings = QUICK if quick else Settings()
     screen = console()
     if not as_json:
-        screen.print(
-            f"A small model learns {settings.forget + settings.retain} invented people; {settings.forget} ask to be forgotten."
-        )
+        both = settings.forget + settings.retain
+        screen.print(f"A small model learns {both} invented people; {settings.forget} ask to be forgotten.")
     with bars(quiet=as_json) as progress:
         base = None
         if rebuild:

@@ -201,8 +201,8 @@ def _meaning(worst: Verdict) -> str:
 def _sure(evidence: Evidence) -> Paragraph:
     attacks = len(view.probes(evidence))
     level = numbers.percent(evidence.confidence, whole=True)
-    text = (f"A range beside a score covers the true value with {level} confidence; one beside a difference is the 90 % "
-            "range that two one-sided tests at 5 % ask for. ")
+    text = (f"A range beside a score covers the true value with {level} confidence; one beside a difference is the "
+            "90 % range that two one-sided tests at 5 % ask for. ")
     text += (f"{_many(attacks, 'attack was', 'attacks were')} tried and the worst one counts. " if attacks else
              "No attack was tried, so nothing is known about how easily the knowledge comes back. ")
     if view.only(evidence, "oracle") is None:

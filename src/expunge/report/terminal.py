@@ -40,8 +40,9 @@ def print_evidence(evidence: Evidence, console: Console) -> None:
     letters = _letters(evidence)
     flat = _matrix(evidence, letters, joint=" ")
     console.print(flat if _fits(flat, console) else _matrix(evidence, letters, joint="\n"))
-    console.print(Text(f"Ranges are {numbers.percent(evidence.confidence, whole=True)} intervals, those of differences 90 % (two one-sided tests at 5 %)"
-                       + ("; letters name the attack below that was worst." if letters else "."), style="dim"))
+    level = numbers.percent(evidence.confidence, whole=True)
+    note = f"Ranges are {level} intervals, those of differences 90 % (two one-sided tests at 5 %)"
+    console.print(Text(note + ("; letters name the attack below that was worst." if letters else "."), style="dim"))
     if letters:
         console.print()
         console.print(_attacks(evidence, letters))
