@@ -59,8 +59,10 @@ def padded(encoded: Sequence[Encoded], width: int) -> Batch:
     batch = collate(encoded)
     more = width - batch.input_ids.shape[1]
     return Batch(
-        F.pad(batch.input_ids, (0, more)), F.pad(batch.attention_mask, (0, more)),
-        F.pad(batch.labels, (0, more), value=-100), batch.ids,
+        F.pad(batch.input_ids, (0, more)),
+        F.pad(batch.attention_mask, (0, more)),
+        F.pad(batch.labels, (0, more), value=-100),
+        batch.ids,
     )
 
 
@@ -113,7 +115,11 @@ class PerMetric:
         return float(np.mean([row.all() for row in self._hits(stream)]))
 
     def extraction_strength(self, stream: str) -> float:
-        return float(np.mean([1 - (np.flatnonzero(~row)[-1] + 1 if not row.all() else 0) / len(row) for row in self._hits(stream)]))
+        return float(
+            np.mean(
+                [1 - (np.flatnonzero(~row)[-1] + 1 if not row.all() else 0) / len(row) for row in self._hits(stream)]
+            )
+        )
 
     @torch.no_grad()
     def rouge(self, stream: str) -> float:
@@ -128,11 +134,18 @@ class PerMetric:
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in asked])
             most = max(min(200, n * 3 // 2 + 8) for n in lengths[start : start + self.batch_size])
             out = self.subject.model.generate(
-                ids, attention_mask=mask, max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id, use_cache=True,
+                ids,
+                attention_mask=mask,
+                max_new_tokens=most,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                use_cache=True,
             )
             texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-            found += [scorer.score(e.answer, text.strip())["rougeL"].recall for e, text in zip(part, texts, strict=True)]
+            found += [
+                scorer.score(e.answer, text.strip())["rougeL"].recall for e, text in zip(part, texts, strict=True)
+            ]
         return float(np.mean(found))
 
     def _ratios(self, subject: Subject, stream: str) -> np.ndarray:

@@ -28,7 +28,9 @@ def streams(folder: str | None) -> tuple[Any, Any]:
         return data["forget"].examples, data["retain_train"].examples
     from expunge.data.synthetic import biography, people
 
-    return tuple(biography(p) for p in people(200, part="forget")), tuple(biography(p) for p in people(400, part="retain"))
+    return tuple(biography(p) for p in people(200, part="forget")), tuple(
+        biography(p) for p in people(400, part="retain")
+    )
 
 
 def side(name: str, folder: str | None, steps: int, batch_size: int) -> dict[str, float]:
@@ -53,7 +55,9 @@ def side(name: str, folder: str | None, steps: int, batch_size: int) -> dict[str
     data = Data(forget=Stream("forget", "forget", gone), retain=Stream("retain", "retain", kept))
     encoded = {key: encode(subject, _texts(data[key])) for key in data}
     rows = [tuple(draw(len(encoded[k]), batch_size, 0, k, step) for k in ("forget", "retain")) for step in range(steps)]
-    tokens = sum(len(encoded[k][i]) for pair in rows for k, part in zip(("forget", "retain"), pair, strict=True) for i in part)
+    tokens = sum(
+        len(encoded[k][i]) for pair in rows for k, part in zip(("forget", "retain"), pair, strict=True) for i in part
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.perf_counter()
     if name == "ours":
@@ -64,8 +68,11 @@ def side(name: str, folder: str | None, steps: int, batch_size: int) -> dict[str
                 log.append(record["loss"])
 
         stage = forget(
-            terms=[term("npo", on="forget", beta=0.1), term("kl", on="retain")], steps=steps, batch_size=batch_size,
-            lr=1e-4, optimizer={"use": "adamw", "decay": "constant"},
+            terms=[term("npo", on="forget", beta=0.1), term("kl", on="retain")],
+            steps=steps,
+            batch_size=batch_size,
+            lr=1e-4,
+            optimizer={"use": "adamw", "decay": "constant"},
         )
         stage(subject, data, Keep())
         losses = log
@@ -76,8 +83,12 @@ def side(name: str, folder: str | None, steps: int, batch_size: int) -> dict[str
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "tokens_per_second": tokens / seconds, "seconds": seconds, "peak_mb": peak / 1024,
-        "training_mb": (peak - before) / 1024, "first_loss": losses[0], "last_loss": losses[-1],
+        "tokens_per_second": tokens / seconds,
+        "seconds": seconds,
+        "peak_mb": peak / 1024,
+        "training_mb": (peak - before) / 1024,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
     }
 
 

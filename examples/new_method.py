@@ -18,7 +18,7 @@ from expunge.types import Bound
 
 
 # [method]
-@method("quiet_npo", paper="this example", differs="NPO on the upper half of the blocks, then a short repair on retain")
+@method("quiet_npo", paper="this example", differs="NPO in chosen blocks, then a short repair on retain")
 def quiet_npo(*, beta: float = 0.1, layers: list[int] | None = None, lr: float = 1e-4, epochs: float = 5,
               repair_steps: int = 10) -> list[Bound]:
     """NPO in chosen blocks with KL on retain, followed by a few steps of plain likelihood on retain.

@@ -20,7 +20,7 @@ MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_INHERITANCE = 400, 60, 10, 1
 
 # From the ground floor up; a module or folder of the package stands in exactly one layer.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "registry", "recipe", "run", "dist", "machine", "artefacts", "optim"),
+    ("errors", "types", "registry", "recipe", "run", "dist", "machine", "artefacts", "optim", "yaml12"),
     ("report",),
     ("models",),
     ("data",),

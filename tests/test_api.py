@@ -95,6 +95,7 @@ def test_audit_compares_with_oracle_and_original(tiny_model_dir: Path, tmp_path:
 def test_mistakes_are_told_before_anything_is_spent(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="did you mean 'epochs'"):
         expunge.unlearn(tiny_model_dir, forget=examples(2, "f"), out=tmp_path / "a", epoch=1)
+    assert not (tmp_path / "a").exists()  # no text was written for a run that cannot be
     with pytest.raises(DataError, match=r"fo\.jsonl: no such file"):
         expunge.unlearn(tiny_model_dir, forget=tmp_path / "fo.jsonl", out=tmp_path / "b")
 

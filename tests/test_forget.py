@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.streams import records, small_data
 
 import expunge.forget as loop_module
 from expunge.errors import DataError, Interrupted, NonFinite, RecipeError
@@ -16,6 +15,7 @@ from expunge.registry import bind, term
 from expunge.run import Run
 from expunge.types import Data, Movable, Stream, Subject
 from expunge.updates import Updater
+from support.streams import records, small_data
 
 TERMS = [term("npo", on="forget", beta=0.5), term("kl", on="retain"), term("nll", on="retain", weight=0.5)]
 
@@ -103,7 +103,8 @@ def test_weight_zero_equals_absent(tiny):
 
 def test_a_layer_scope_moves_its_layer_and_nothing_else(tiny):
     before = weights(tiny)
-    after = weights(stage(scope={"use": "layers", "layers": [-1], "match": "down_proj"})(clone(tiny), small_data(), Run()))
+    made = stage(scope={"use": "layers", "layers": [-1], "match": "down_proj"})
+    after = weights(made(clone(tiny), small_data(), Run()))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"model.layers.1.mlp.down_proj.weight"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from expunge import yaml12
 from expunge.recipe import Recipe
 from expunge.workflow import Workflow
 
@@ -24,7 +24,7 @@ def test_all_recipes_are_found() -> None:
 
 def shortened(path: Path, model: Path) -> Recipe:
     """The recipe on a tiny model with three people, two steps a stage and no audit."""
-    plain: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain: dict[str, Any] = yaml12.read(path.read_text(encoding="utf-8"))
     plain["model"]["from"] = str(model)
     plain.pop("audit")
     for stream in plain["data"].values():

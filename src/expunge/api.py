@@ -88,16 +88,14 @@ def unlearn(
     chosen = {"use": method} if isinstance(method, str) else dict(method)
     if retain is None:
         chosen.setdefault("retain", "none")
-    streams = {"forget": forget, "retain": retain, "holdout": holdout}
     plain = {
         "model": {"from": str(model)},
-        "data": _streams(streams, folder),
         "method": chosen | hyper,
         "audit": {"attacks": list(attacks), "against": None if oracle is None else str(oracle)},
         "seed": seed,
         "device": device,
     }
-    return _carry_out(plain, folder)
+    return _carry_out(plain, {"forget": forget, "retain": retain, "holdout": holdout}, folder)
 
 
 def audit(
@@ -128,7 +126,6 @@ def audit(
     plain = {
         "title": f"Audit of {Path(model).name}",
         "model": {"from": str(model)},
-        "data": _streams({"forget": forget, "retain": retain, "holdout": holdout}, folder),
         "audit": {
             "metrics": metrics if isinstance(metrics, str) else list(metrics),
             "attacks": list(attacks),
@@ -137,34 +134,36 @@ def audit(
         },
         "device": device,
     }
-    return _carry_out(plain, folder)
+    return _carry_out(plain, {"forget": forget, "retain": retain, "holdout": holdout}, folder)
 
 
-def _carry_out(plain: Mapping[str, Any], folder: Path) -> Result:
+def _carry_out(plain: Mapping[str, Any], given: Mapping[str, Given | None], folder: Path) -> Result:
+    """Validate, then write what was held in memory, then run: a mistake leaves nothing behind."""
+    sources = {role: source for role, source in given.items() if source is not None}
+    specs = {role: _spec(role, source, folder) for role, source in sources.items()}
+    recipe = Recipe.of({**plain, "data": specs})
     machine.prepare()
-    return Result(folder, Workflow(Recipe.of(plain), folder).execute())
+    if not (folder / "recipe.resolved.yaml").exists():  # an older run keeps its data; the workflow refuses the folder
+        for role, source in sources.items():
+            if not isinstance(source, (str, Path, Mapping)):
+                lines = [json.dumps(_row(row), ensure_ascii=False) + "\n" for row in source]
+                write_text(_file(role, folder), "".join(lines))
+    return Result(folder, Workflow(recipe, folder).execute())
 
 
 def _folder(out: str | Path | None, name: str) -> Path:
     return Path(out) if out is not None else default_folder(name)
 
 
-def _streams(given: Mapping[str, Given | None], folder: Path) -> dict[str, Any]:
-    """Reader specs. Texts held in memory go into files, so that no forget text stands in recipe, scores or report."""
-    specs: dict[str, Any] = {}
-    for role, source in given.items():
-        if source is None:
-            continue
-        if isinstance(source, (str, Path)):
-            specs[role] = str(source)
-        elif isinstance(source, Mapping):
-            specs[role] = dict(source)
-        else:
-            file = folder / "data" / f"{role}.jsonl"
-            if not (folder / "recipe.resolved.yaml").exists():  # an older run's data stay; the workflow refuses it
-                write_text(file, "".join(json.dumps(_row(row), ensure_ascii=False) + "\n" for row in source))
-            specs[role] = {"use": "jsonl", "path": str(file)}
-    return specs
+def _spec(role: str, source: Given, folder: Path) -> Any:
+    """A reader spec. Texts held in memory go into a file, so that none stands in recipe, scores or report."""
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return dict(source) if isinstance(source, Mapping) else {"use": "jsonl", "path": str(_file(role, folder))}
+
+
+def _file(role: str, folder: Path) -> Path:
+    return folder / "data" / f"{role}.jsonl"
 
 
 def _row(row: Mapping[str, Any] | Example) -> dict[str, Any]:

@@ -139,6 +139,7 @@ class Audit:
     def _forgotten(self, stream: str, metric: str) -> schema.Verdict | None:
         """Equivalence to the oracle under the same condition; without an oracle, to text that was never seen."""
         against = "oracle" if "oracle" in self.states else "holdout"
+        unseen = next((held.name for held in self.data.of_role("holdout")), "holdout")
         checked: list[tuple[schema.Checked, float | None]] = []
         reasons: list[str] = []
         for name in self._names("after"):
@@ -147,7 +148,7 @@ class Audit:
             if against == "oracle":
                 other = self.states[twin].scores.get((stream, metric)) if twin in self.states else None
             else:
-                other = self.states[name].scores.get(("holdout", metric))
+                other = self.states[name].scores.get((unseen, metric))
             if mine is None:
                 return None
             if other is None or mine.status != "ok" or other.status != "ok":

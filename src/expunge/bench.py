@@ -66,7 +66,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 class Architecture:
     """A small Llama trained from scratch and how long: the recipe of `benchmarks/RESULTS.md`."""
 
-    width: int = 160
+    width: int = 128
     layers: int = 4
     heads: int = 4
     vocabulary: int = 4096

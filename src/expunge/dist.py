@@ -75,6 +75,11 @@ def gather(rows: list[Any]) -> list[Any]:
     return [row for part in parts for row in part]
 
 
+def agree(value: Any) -> Any:
+    """Rank 0's value, on every rank: for decisions read from a disk that another rank may be writing to."""
+    return gather([value])[0]
+
+
 def sum_gradients(parameters: Iterable[Any]) -> None:
     """Add the gradients of all ranks, in place. Missing gradients count as zero."""
     if world_size() == 1:

@@ -244,6 +244,7 @@ def run_forget(
     Raises: NonFinite before a bad step; Interrupted with the state saved; DataError, RecipeError.
     Cost: 1 forward+backward per stream and step; references once per distinct example.
     """
+    _check_numbers(lr, steps, epochs, batch_size)
     movable: Movable = scope(subject.model)
     if movable.model is not None:
         subject = subject.after(Event("adapter", scope.name, scope.hyper), model=movable.model)
@@ -258,6 +259,7 @@ def run_forget(
             final = record["step"] + 1
             met = stop is not None and stop.met(subject, data, final)
             run.log(record | ({"until": stop.values} if stop and stop.values else {}))
+            run.stopped = dist.sum_number(float(run.stopped)) > 0  # a signal may reach the ranks in different steps
             run.progress("forget", final, total, f"loss {record['loss']:.3f}")
             if met or run.stopped or final == total or final % run.save_every == 0:
                 run.save_state(final, _tensors(movable, updater), {"finished": met or final == total})
@@ -266,6 +268,18 @@ def run_forget(
                 break
     hyper = {"terms": [term.label for term in terms], "scope": scope.name, "steps": final, "lr": lr}
     return subject.after(Event("stage", "forget", hyper, loop.cost))
+
+
+def _check_numbers(lr: float, steps: int | None, epochs: float, batch_size: int) -> None:
+    checks = (
+        ("lr", lr, 0 <= lr < float("inf"), "0 or more"),
+        ("steps", steps, steps is None or steps >= 1, "1 or more, or null for 'epochs' passes"),
+        ("epochs", epochs, 0 < epochs < float("inf"), "more than 0"),
+        ("batch_size", batch_size, batch_size >= 1, "1 or more"),
+    )
+    for name, value, fits, accepted in checks:
+        if not fits:
+            raise RecipeError(f"forget.{name}", f"got {value!r}", f"accepted: {accepted}", "Correct the value")
 
 
 def _num_steps(steps: int | None, epochs: float, batch_size: int, data: Data, terms: Sequence[Term]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from expunge.data.synthetic import pretraining_text
+from expunge.data.synthetic import ROUNDS, pretraining_text
 from expunge.data.synthetic_base import build_model, build_tokenizer
 from expunge.forget import forget
 from expunge.models import save
@@ -13,7 +13,7 @@ from expunge.registry import term
 from expunge.run import Progress, Run, _silent, write_text
 from expunge.types import Data, Example, Stream, Subject, Wrapper
 
-NUM_PEOPLE = 1000
+NUM_PEOPLE = 1200
 VOCABULARY_PEOPLE = 1500  # met once each, so that no name weighs more than another
 SEED = 0
 BATCH_SIZE = 80  # about 2,000 tokens
@@ -21,7 +21,12 @@ LEARNING_RATE = 0.05
 
 
 def build_base(
-    folder: str | Path, *, num_people: int = NUM_PEOPLE, seed: int = SEED, progress: Progress = _silent
+    folder: str | Path,
+    *,
+    num_people: int = NUM_PEOPLE,
+    rounds: int = ROUNDS,
+    seed: int = SEED,
+    progress: Progress = _silent,
 ) -> Path:
     """Make the base in `folder`: tokenizer, untrained model, one pass over the pretraining text, saved in fp16.
 
@@ -32,7 +37,7 @@ def build_base(
     Cost: about 1.5 M tokens, some 4 CPU-minutes.
     """
     tokenizer = build_tokenizer(pretraining_text(VOCABULARY_PEOPLE, seed, rounds=1))
-    examples = list(pretraining_text(num_people, seed))
+    examples = list(pretraining_text(num_people, seed, rounds=rounds))
     subject = Subject(build_model(tokenizer, seed=seed), tokenizer, Wrapper("chat"), name="base")
     return save_half(train(subject, examples, seed, progress), Path(folder))
 

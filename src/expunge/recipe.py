@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import yaml
 
+from expunge import yaml12
 from expunge.errors import RecipeError, close_to
 from expunge.registry import bind, bind_call, spec_of
 from expunge.types import Bound, Role
@@ -85,7 +86,7 @@ class Recipe:
         """
         file = Path(path)
         try:
-            plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+            plain = yaml12.read(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             near = [p.name for p in file.parent.glob("*.y*ml")] if file.parent.is_dir() else []
             raise RecipeError(
@@ -118,7 +119,8 @@ class Recipe:
         model = _section(plain, "model")
         if "from" not in model:
             raise RecipeError("model.from", "missing", "a model folder or hub name", "Add it")
-        load = bind_call("model", "expunge.models:load", {k: v for k, v in model.items() if k != "from"}, "model")
+        rest = {key: value for key, value in model.items() if key != "from"}
+        load = bind_call("model", "expunge.models:load", rest, "model", ("from",))
         if "stages" in plain and "method" in plain:
             raise RecipeError("method", "both 'method' and 'stages'", "one of the two", "Remove one")
         made = bind("method", plain["method"], "method") if "method" in plain else None
@@ -158,7 +160,7 @@ class Recipe:
         return out | {"seed": self.seed, "device": self.device}
 
     def to_yaml(self) -> str:
-        return str(yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=100))
+        return yaml12.write(self.resolved())
 
     def digest(self) -> str:
         """Twelve hex digits of the resolved recipe."""
@@ -197,7 +199,7 @@ def read_value(text: str, where: str) -> Any:
     Raises: RecipeError for text that is not YAML.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml12.read(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise RecipeError(where, f"not YAML ({reason})", "a YAML value", "Quote the value") from error
@@ -266,7 +268,7 @@ def _data(section: Mapping[str, Any]) -> dict[str, Source]:
         if role not in roles:
             near = close_to(str(role or name), roles)
             raise RecipeError(f"{where}.role", "missing" if role is None else f"got {role!r}", near, "Add 'role: ...'")
-        reader = bind("reader", {key: value for key, value in spec.items() if key != "role"}, where)
+        reader = bind("reader", {key: value for key, value in spec.items() if key != "role"}, where, ("role",))
         streams[str(name)] = Source(reader, role)
     return streams
 

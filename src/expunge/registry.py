@@ -166,8 +166,8 @@ def _from_path(kind: str, path: str, where: str) -> Entry:
         ) from error
     registered = [entry for entry in _entries.values() if entry.fn is fn]
     for entry in registered:
-        if entry.kind == kind:  # the path stays its name: elsewhere nobody may have imported that module yet
-            return replace(entry, name=path)
+        if entry.kind == kind:  # a stranger's part keeps its path: elsewhere nobody may have imported that module yet
+            return entry if module_name.startswith(HOMES.get(kind, ())) else replace(entry, name=path)
     if registered or not inspect.isroutine(fn) or kind == "metric":
         found = f"a registered {registered[0].kind}" if registered else f"a {type(fn).__name__} without its declaration"
         raise RecipeError(where, f"'{path}' is {found}", f"a {kind}", f"Decorate a function with registry.{kind}(...)")
@@ -185,8 +185,10 @@ def parameters(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
-def bind(kind: str, spec: Any, where: str | None = None) -> Bound:
+def bind(kind: str, spec: Any, where: str | None = None, also: Iterable[str] = ()) -> Bound:
     """Turn a spec (a name, `{use: name, **hyper}`, or a Bound) into a Bound with every default filled.
+
+    also: keys the caller reads from the same mapping, to be told with the closest name when mistyped.
 
     Raises: RecipeError with the path in the recipe and the closest name.
     """
@@ -201,18 +203,18 @@ def bind(kind: str, spec: Any, where: str | None = None) -> Bound:
         )
     entry = find(kind, str(spec["use"]), f"{where}.use")
     given = {key: value for key, value in spec.items() if key != "use"}
-    return Bound(kind, entry.name, entry.fn, _fill(entry, given, where), entry.meta)
+    return Bound(kind, entry.name, entry.fn, _fill(entry, given, where, also), entry.meta)
 
 
-def bind_call(kind: str, path: str, given: Mapping[str, Any], where: str) -> Bound:
+def bind_call(kind: str, path: str, given: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> Bound:
     """Bind a function that is not chosen by name, only configured (`module:attr`)."""
     module_name, attr = path.split(":")
     fn = getattr(importlib.import_module(module_name), attr)
     entry = Entry(kind, kind, fn, types.MappingProxyType({}))
-    return Bound(kind, kind, fn, _fill(entry, given, where))
+    return Bound(kind, kind, fn, _fill(entry, given, where, also))
 
 
-def _fill(entry: Entry, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _fill(entry: Entry, given: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> dict[str, Any]:
     known = parameters(entry.fn)
     for key, value in given.items():
         if key not in known:
@@ -220,7 +222,7 @@ def _fill(entry: Entry, given: Mapping[str, Any], where: str) -> dict[str, Any]:
             raise RecipeError(
                 f"{where}.{key}",
                 f"unknown argument (got {value!r})",
-                close_to(key, known),
+                close_to(str(key), [*known, *also]),
                 f"{entry.name} takes: {takes}",
             )
     filled = {}
@@ -268,7 +270,7 @@ def bind_term(spec: Any, where: str = "term") -> Term:
             where, f"got {spec!r}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}"
         )
     own = {"on", "weight", "mean", "tokens"}
-    bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where)
+    bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where, own)
     if "on" not in spec:
         raise RecipeError(f"{where}.on", "missing", "a stream name, or one per view", "Add 'on: forget'")
     on = (spec["on"],) if isinstance(spec["on"], str) else spec["on"]

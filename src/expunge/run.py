@@ -105,14 +105,16 @@ class Run:
         """Write a checkpoint of this stage; older ones go only when the new one is whole."""
         if self.folder is None or dist.rank() != 0:
             return
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         state = self.folder / "state"
         with whole_folder(state / f"stage{self.stage:02d}-step{step:07d}") as aside:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-                aside / "tensors.safetensors",
-            )
+            path = aside / "tensors.safetensors"
+            try:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+            except SafetensorError as error:  # the writer in Rust wraps the system's error
+                raise storage_error(path, error) from error
             (aside / "meta.json").write_text(json.dumps({"step": step, **meta}), encoding="utf-8")
         for old in self._states(self.stage)[:-1]:
             shutil.rmtree(old, ignore_errors=True)

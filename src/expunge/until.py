@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from expunge.errors import RecipeError, close_to
 from expunge.measure.plan import Plan, measure
 from expunge.registry import bind
-from expunge.scoring import score
+from expunge.scoring import needs_of, score
 from expunge.types import Bound, Data, Subject
 
 _CLAUSE = re.compile(r"^\s*([\w:]+)\s*([<>])\s*([\w.+-]+)\s*$")
@@ -70,8 +70,8 @@ def _bound(metric: Bound, text: str, subject: Subject, data: Data) -> float:
 
 def _value(metric: Bound, stream: str, subject: Subject, data: Data) -> float:
     plan = Plan()
-    plan.add(stream, metric.meta["needs"])
-    found = score(metric, stream, measure(subject, data, plan))
+    plan.add(stream, needs_of(metric))
+    found = score(metric, stream, measure(subject, data, plan, device=str(subject.model.device)))
     if found.value is None:
         raise RecipeError(
             "until",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from expunge.errors import NonFinite
 from expunge.optim import build_optimizer
 from expunge.registry import register
 from expunge.types import Movable
@@ -38,7 +40,10 @@ class Updater:
 
     @torch.no_grad()
     def step(self, step: int, steps: int) -> float:
-        """Mask, clip and apply the gradients; returns the gradient norm before clipping."""
+        """Mask, clip and apply the gradients; returns the gradient norm before clipping.
+
+        Raises: NonFinite before anything moves.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.factor(step, steps)
         parameters = self.movable.parameters
@@ -48,6 +53,14 @@ class Updater:
                 parameter.grad.mul_(mask)
         limit = float("inf") if self.clip is None else self.clip
         norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), limit))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFinite(
+                f"step {step}",
+                f"the gradient norm is {norm:g}",
+                "finite gradients; the weights were not moved by this step",
+                "Lower lr, or bound the forget term",
+            )
         self.optimizer.step()
         for parameter, mask, before in masked.values():  # decay and momentum must not reach outside the mask either
             parameter.copy_(torch.where(mask.bool(), parameter, before))

@@ -23,6 +23,8 @@ from expunge.run import Progress, Run, _silent, write_json, write_text
 from expunge.scoring import label
 from expunge.types import Bound, Data, Event, Stream, Subject
 
+RECIPE_FILE = "recipe.resolved.yaml"
+
 
 @dataclass
 class Workflow:
@@ -41,11 +43,12 @@ class Workflow:
         Raises: ExpungeError for a user's mistake; Interrupted when stopped, with the state on disk.
         """
         begun = time.perf_counter()
-        self._open()
         with collect_warnings(self.notes):
             device = dist.setup(self.recipe.device)
+            self._check_folder()
             data = self.read_data()
             subject = self._load(self.recipe.source, device)
+            self._claim_folder()  # not before data and model are there: a mistyped path leaves no folder behind
             before = weights_hash(subject)
             audit = self._audit(data, device)
             if audit is not None and self.recipe.stages and self.recipe.audit and not self.recipe.audit.original:
@@ -60,27 +63,32 @@ class Workflow:
             self._write(evidence, subject, data, before, done)
         return evidence
 
-    def _open(self) -> None:
-        """Claim the folder; a resumed run must be the same recipe."""
-        file = self.folder / "recipe.resolved.yaml"
-        digest = self.recipe.digest()
-        text = f"# expunge recipe, digest {digest}\n{self.recipe.to_yaml()}"
-        if file.exists() and not self.resume:
+    @property
+    def _recipe_text(self) -> str:
+        return f"# expunge recipe, digest {self.recipe.digest()}\n{self.recipe.to_yaml()}"
+
+    def _check_folder(self) -> None:
+        """Refuse a folder that holds a run; a resumed run must be the same recipe."""
+        file = self.folder / RECIPE_FILE
+        taken = dist.agree(file.exists())
+        if taken and not self.resume:
             raise RecipeError(
                 str(self.folder),
                 "already holds a run",
                 "an empty or new folder, or --resume to go on with it",
                 "Choose another --out, or add --resume",
             )
-        if file.exists() and file.read_text(encoding="utf-8") != text:
+        if taken and file.read_text(encoding="utf-8") != self._recipe_text:
             raise RecipeError(
                 str(file),
                 "another recipe was started here",
-                f"the same recipe (this one has digest {digest})",
+                f"the same recipe (this one has digest {self.recipe.digest()})",
                 "Resume with the recipe it was started with, or choose another --out",
             )
+
+    def _claim_folder(self) -> None:
         if dist.rank() == 0:
-            write_text(file, text)
+            write_text(self.folder / RECIPE_FILE, self._recipe_text)
             write_json(self.folder / "env.json", machine.environment() | {"parallelism": dist.describe()})
 
     def read_data(self) -> Data:

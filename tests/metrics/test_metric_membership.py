@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.metric_tables import shuffled, tables, token_table
 
 from expunge.errors import RecipeError
 from expunge.measure.tables import NotMeasured, Table
 from expunge.metrics.membership import membership, membership_scores
+from support.metric_tables import shuffled, tables, token_table
 
 
 def test_scores_by_hand() -> None:

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pytest
-from support.metric_tables import sample_table, shuffled, tables
 from rouge_score.rouge_scorer import RougeScorer
 
 from expunge.metrics.rouge import rouge, rouge_scores
+from support.metric_tables import sample_table, shuffled, tables
 
 
 def test_by_hand() -> None:

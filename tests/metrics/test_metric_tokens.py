@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.metric_tables import loss_rows, shuffled, tables, token_table
 
 from expunge.measure.tables import NotMeasured, Tables
 from expunge.metrics.extraction import extraction_strength
@@ -18,6 +17,7 @@ from expunge.metrics.memorization import exact_memorization, memorization_accura
 from expunge.metrics.stats import clopper_pearson
 from expunge.registry import bind, entries
 from expunge.types import Score
+from support.metric_tables import loss_rows, shuffled, tables, token_table
 
 ARGMAX: list[Callable[[Tables], Score]] = [memorization_accuracy, exact_memorization, extraction_strength]
 ROWS = [("a", [True, False, True, True]), ("b", [True, True]), ("c", [True, False])]

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-from support.metric_tables import loss_rows, shuffled, tables
 from scipy.stats import ks_2samp
 
 from expunge.measure.tables import NotMeasured, Table
@@ -18,6 +17,7 @@ from expunge.metrics.truth import (
     truth_ratio_utility,
     truth_values,
 )
+from support.metric_tables import loss_rows, shuffled, tables
 
 LOG2 = math.log(2)
 

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from support.metric_tables import loss_rows, sample_table, shuffled, tables
 
 from expunge.measure.tables import Table
 from expunge.metrics.utility import harmonic_mean, model_utility, utility_interval
+from support.metric_tables import loss_rows, sample_table, shuffled, tables
 
 
 def stream(name: str, text: str = "red hat") -> dict[tuple[str, ...], Table]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.metric_tables import loss_rows, sample_table, tables
 
 from expunge.errors import DataError
 from expunge.metrics.likelihood import probability
@@ -16,6 +15,7 @@ from expunge.metrics.rouge import rouge_scores
 from expunge.metrics.tofu_logs import score_log
 from expunge.metrics.truth import ratios, truth_ratio, truth_ratio_utility
 from expunge.metrics.utility import model_utility
+from support.metric_tables import loss_rows, sample_table, tables
 
 LOGS = Path(__file__).parents[2].parent / "shared" / "data" / "tofu_eval_logs"
 present = pytest.mark.skipif(not LOGS.exists(), reason="../shared/data/tofu_eval_logs is not here: real TOFU logs")

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from support.golden import load, view
 
 from expunge.objectives.divergence import kl
 from expunge.objectives.likelihood import ascent, nll
 from expunge.objectives.preference import dpo, npo, simnpo
+from support.golden import load, view
 
 
 @pytest.fixture(scope="module")

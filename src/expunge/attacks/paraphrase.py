@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from expunge.data.examples import stream_of
 from expunge.registry import attack
 from expunge.types import Cost, Data, Event, Subject
 
@@ -20,7 +21,8 @@ def paraphrase(subject: Subject, data: Data, *, number: int = 1, on: str = "forg
     Cost: the measurement alone; one query per example.
     Source: ours; TOFU (arXiv 2401.06121) stores one paraphrase per question.
     """
-    most = max((len(example.paraphrases) for example in data[on].examples), default=0)
+    asked = stream_of(data, on, "attacks.paraphrase.on")
+    most = max((len(example.paraphrases) for example in asked.examples), default=0)
     for index in range(min(number, most)):
-        event = Event("attack", "paraphrase", {"index": index}, Cost(queries=len(data[on])))
+        event = Event("attack", "paraphrase", {"index": index}, Cost(queries=len(asked)))
         yield subject.after(event, wrapper=replace(subject.wrapper, ask=f"paraphrase:{index}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from expunge.data.examples import stream_of
 from expunge.errors import RecipeError
 from expunge.forget import forget
 from expunge.models import clone
@@ -44,7 +45,7 @@ def relearn(
         raise RecipeError(
             "attacks.relearn.share", f"got {share}", "a number between 0 and 1", "Leave some examples to score"
         )
-    examples = data[on].examples
+    examples = stream_of(data, on, "attacks.relearn.on").examples
     size = max(1, round(share * len(examples)))
     rows = sorted(np.random.default_rng(seed).permutation(len(examples))[:size])
     shown = tuple(examples[int(row)] for row in rows)
@@ -56,7 +57,8 @@ def relearn(
         batch_size=batch_size,
         optimizer={"use": "adamw", "decay": "constant", "weight_decay": 0.0},
     )
-    changed = stage(clone(subject), Data(shown=Stream("shown", "forget", shown)), Run(seed=seed))
+    run = Run(seed=seed, device=str(subject.model.device))
+    changed = stage(clone(subject), Data(shown=Stream("shown", "forget", shown)), run)
     cost = changed.lineage[-1].cost
     exposed = frozenset(example.id for example in shown)
     event = Event("attack", "relearn", {"steps": steps, "share": share, "lr": lr}, cost, exposed)

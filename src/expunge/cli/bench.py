@@ -67,10 +67,9 @@ def bench(
 
 def _changed(methods: list[str], changes: list[str], *, small: bool) -> dict[str, dict[str, Any]]:
     """The settings of each method with `METHOD.argument=value` applied."""
-    import yaml
-
     from expunge.bench import SMALL
     from expunge.errors import RecipeError, close_to
+    from expunge.recipe import read_value
 
     made = {name: dict(SMALL.get(name, {}) if small else {}) for name in methods}
     for change in changes:
@@ -78,7 +77,7 @@ def _changed(methods: list[str], changes: list[str], *, small: bool) -> dict[str
         method, dot, argument = path.partition(".")
         if not sign or not dot or method not in made:
             raise RecipeError(f"--set {change}", f"'{method}'", close_to(method, made), "Write METHOD.argument=value")
-        made[method][argument] = yaml.safe_load(value)
+        made[method][argument] = read_value(value, f"--set {change}")
     return made
 
 

@@ -55,14 +55,13 @@ def _entry(entry: Entry) -> None:
 
 
 def _expansion(stages: list[Bound]) -> None:
-    import yaml
-
+    from expunge import yaml12
     from expunge.registry import spec_of
 
     if not stages:
         return
     print("Expands to:")
-    print(yaml.safe_dump([spec_of(stage) for stage in stages], sort_keys=False, width=100))
+    print(yaml12.write([spec_of(stage) for stage in stages]))
     for stage in stages:
         if "terms" in stage.hyper:
             print("Cost: " + cost_of(stage.hyper["terms"]))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from expunge.cli.run import AsJson, Out, Resume
+from expunge.errors import RecipeError
 
 Forget = Annotated[
     str, typer.Option("--forget", help="What must go: a .jsonl/.json/.csv/.parquet file, or READER:PATH.")
@@ -29,7 +30,12 @@ def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
         else {"use": _reader_of(text), "path": text}
     )
     own = {"prompt", "answer", "id"}
-    pairs = dict(pair.split("=", 1) for pair in fields or [] if "=" in pair)
+    pairs = {}
+    for pair in fields or []:
+        key, sign, column = pair.partition("=")
+        if not sign:
+            raise RecipeError(f"--field {pair}", "no '='", "FIELD=COLUMN, e.g. prompt=question", "Correct the option")
+        pairs[key] = column
     extra = {key: value for key, value in pairs.items() if key not in own}
     return named | {key: value for key, value in pairs.items() if key in own} | ({"fields": extra} if extra else {})
 
@@ -45,13 +51,13 @@ def _reader_of(path: str) -> str:
 
 def names(text: str) -> list[Any]:
     """`quantize,relearn` -> specs; a part may carry arguments as `relearn:steps=20:lr=1e-4`."""
-    import yaml
+    from expunge.recipe import read_value
 
     specs: list[Any] = []
     for part in [piece.strip() for piece in text.split(",") if piece.strip() and piece.strip() != "none"]:
         use, *rest = part.split(":")
         specs.append(
-            {"use": use} | {key: yaml.safe_load(value) for key, _, value in (piece.partition("=") for piece in rest)}
+            {"use": use} | {key: read_value(value, part) for key, _, value in (piece.partition("=") for piece in rest)}
         )
     return specs
 

@@ -79,6 +79,16 @@ def _contents(stream: Stream) -> set[str]:
     return {_content(example) for example in stream.examples}
 
 
+def stream_of(data: Data, name: str, where: str) -> Stream:
+    """A stream by name.
+
+    Raises: DataError naming the closest stream.
+    """
+    if name not in data:
+        raise DataError(where, f"no stream '{name}'", close_to(name, data), "Name a stream of the recipe")
+    return data[name]
+
+
 def stream_hash(stream: Stream | Iterable[Example]) -> str:
     """Sixteen hex digits of the examples, all fields, in their order; the stream's name does not count."""
     digest = hashlib.sha256()

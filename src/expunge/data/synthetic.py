@@ -38,10 +38,9 @@ NUM_FALSE = 5  # false alternatives a question
 TEXTS_PER_PERSON = len(ATTRIBUTES)  # anchor texts asked for by one unit of `num_people`
 PERSON_SHARE = 5  # of 5 diagonals of the name grid, forget, retain and holdout own one each, pretrain two
 DIAGONALS: Mapping[str, tuple[int, ...]] = {"forget": (0,), "retain": (1,), "holdout": (2,), "pretrain": (3, 4)}
-KNOWN_SHARE = 5  # one in five people of the pretraining text is met in every round, the others once
+KNOWN_SHARE = 6  # one in six people of the pretraining text is met in every round, the others once
 ROUNDS = 10
 WORLD_REPEATS = 6  # times a round shows every world fact
-NAME_STRIDE = 1871  # prime, so that stepping through the cells of a part visits each once
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,11 @@ def people(num: int, seed: int = 0, *, part: PeoplePart = "forget") -> list[Pers
         raise DataError(
             "num_people", f"got {num} for part '{part}'", f"accepted: 0 to {len(cells)}", "Ask for fewer people"
         )
-    start = Draw(f"expunge/{part}/{seed}/names").below(len(cells))
-    return [_person(part, i, seed, cells[(start + i * NAME_STRIDE) % len(cells)]) for i in range(num)]
+    draw = Draw(f"expunge/{part}/{seed}/names")
+    for i in range(num):  # the first steps of a shuffle
+        other = i + draw.below(len(cells) - i)
+        cells[i], cells[other] = cells[other], cells[i]
+    return [_person(part, i, seed, cells[i]) for i in range(num)]
 
 
 def _person(part: str, index: int, seed: int, cell: tuple[int, int]) -> Person:

@@ -30,10 +30,9 @@ def _join(starts: str, ends: str) -> tuple[str, ...]:
     return tuple(start + end for start in starts.split() for end in ends.split())
 
 
-FIRST_NAMES = _join("Al Bel Cor Dar El Fen Hal Is Jor Kel Lor Mar Ner Or Pel Sel", "dan ena ico una emi ovar isse ute")
+FIRST_NAMES = _join("Bel Cor Dar Fen Hal Jor Mar Ner", "dan ena ico una emi ovar isse ute")
 LAST_NAMES = _join(
-    "Ash Bran Crow Dun Ever Fal Gar Hol Ket Lind Mor Nor Os Quil Rav Stav Thorn Ul Ven Wex",
-    "berg craft dale ford gate holt mere stone vik worth",
+    "Ash Bran Crow Dun Ever Fal Gar Hol Ket Lind Mor Nor Os Quil Rav Stav Thorn Ul Ven Wex", "berg craft ford holt vik"
 )
 CITIES = _join(
     "Ambr Bost Cald Dromm Esk Frell Gund Hask Ivers Jurr Kolm Lysk Mand Nerr Ostr Pask",

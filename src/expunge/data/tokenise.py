@@ -70,8 +70,11 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False))
     opening = render_prompt(wrapper, tokenizer, prompt)
-    at = max(text.rfind(answer.strip()), 0)
-    return text, len(opening) if text.startswith(opening) else at, at  # some templates open a past turn differently
+    follows = text.startswith(opening)  # some templates open a past turn differently
+    said = answer.strip()
+    at = max(text.find(said, len(opening)) if follows else text.rfind(said), 0)
+    stripped = len(answer) - len(answer.lstrip())  # spans count from the answer as given; the template strips it
+    return text, len(opening) if follows else at, at - stripped
 
 
 def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
@@ -114,7 +117,7 @@ def _mark(
 ) -> Encoded:
     tokens, spots = np.asarray(ids, dtype=np.int64), np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     speaks, start = starts
-    end = start + len(text.answer.strip())
+    end = start + len(text.answer.rstrip())
     counted = spots[:, 1] > speaks
     spanned = np.zeros(len(tokens), dtype=bool)
     for a, b in text.spans:
@@ -157,8 +160,11 @@ def prompt_tokens(subject: Subject, prompts: Sequence[str]) -> list[np.ndarray]:
         return []
     ids = tokenizer(texts, add_special_tokens=special)["input_ids"]
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
-    trim = special and eos != bos
-    return [np.asarray(row[:-1] if trim and row and row[-1] == eos else row, dtype=np.int64) for row in ids]
+    rows = []
+    for text, row in zip(texts, ids, strict=True):
+        closed = special and len(row) > (eos == bos) and row[-1] == eos and not text.endswith(tokenizer.eos_token)
+        rows.append(np.asarray(row[:-1] if closed else row, dtype=np.int64))
+    return rows
 
 
 def collate(encoded: Sequence[Encoded], *, pad: int = 0, device: str = "cpu") -> Batch:

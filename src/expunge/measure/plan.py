@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from expunge import dist
 from expunge.data.tokenise import Encoded, Text, encode, texts_of
 from expunge.measure.samples import measure_samples
 from expunge.measure.tables import Table
@@ -66,23 +67,27 @@ def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = No
     tables: dict[Asked, Table] = {}
     missing: dict[Asked, str] = {}
     weights = weights_hash(subject) if cache is not None else ""
-    jobs: list[_Job] = []
+    prepared: list[_Job] = []
     for asked, columns in sorted(plan.wanted.items()):
-        prepared = _prepare(subject, data, asked, columns, weights, cache)
-        if isinstance(prepared, str):
-            missing[asked] = prepared
-        elif prepared.path is not None and prepared.path.exists():
-            tables[asked] = Table.read(prepared.path)
+        job = _prepare(subject, data, asked, columns, weights, cache)
+        if isinstance(job, str):
+            missing[asked] = job
         else:
-            jobs.append(prepared)
+            prepared.append(job)
+    stored = dist.agree([job.path is not None and job.path.exists() for job in prepared])
+    jobs = [job for job, ready in zip(prepared, stored, strict=True) if not ready]
+    tables |= {
+        job.asked: Table.read(job.path) for job, ready in zip(prepared, stored, strict=True) if ready and job.path
+    }
     token_jobs = [job for job in jobs if job.asked[1] == "tokens"]
     forwards, tokens = _run_tokens(subject, token_jobs, plan, tables, device)
     for job in jobs:
         if job.asked[1] == "samples":
-            tables[job.asked] = _run_samples(subject, job, tables.get((job.asked[0], "tokens", "answer")), device)
-            forwards += len(job.texts)
+            made = _run_samples(subject, job, tables.get((job.asked[0], "tokens", "answer")), device)
+            tables[job.asked] = made
+            forwards += int((made.column("produced") > 0).sum())
     for job in jobs:
-        if job.path is not None:
+        if job.path is not None and dist.rank() == 0:
             tables[job.asked].write(job.path)
     return Measured(tables, missing, forwards, tokens)
 
@@ -98,11 +103,14 @@ def _prepare(
         texts = texts_of(data[stream], "answer" if instrument == "samples" else variant, subject.wrapper.ask)
     except LookupError as error:
         return str(error)
-    texts = [text for text in texts if text.id not in subject.exposed]
-    if instrument == "samples" and not any(text.prompt for text in texts):
-        return f"stream '{stream}' has no prompts to ask"
+    if data[stream].role == "forget":  # ids are unique within a stream only; attacks show forget examples
+        texts = [text for text in texts if text.id not in subject.exposed]
     if not texts:
         return "every example was shown to the model by the attack"
+    if instrument == "samples":
+        texts = [text for text in texts if text.prompt]
+    if not texts:
+        return f"stream '{stream}' has no prompts to ask"
     encoded = encode(subject, texts, limit=context_length(subject), where=stream)
     path = None
     if cache is not None:
@@ -116,6 +124,7 @@ def _key(subject: Subject, texts: Sequence[Text], instrument: str, columns: Sequ
     digest = hashlib.sha256()
     dtype = str(next(subject.model.parameters()).dtype)
     parts = [weights, subject.wrapper.template, instrument, dtype, BATCH_TOKENS, list(columns)]
+    parts += [subject.tokenizer.chat_template, subject.tokenizer.eos_token_id]
     digest.update(json.dumps(parts).encode())
     digest.update(subject.tokenizer.backend_tokenizer.to_str().encode())
     for text in texts:
@@ -147,7 +156,10 @@ def _run_tokens(
 
 
 def _run_samples(subject: Subject, job: _Job, tokens: Table | None, device: str) -> Table:
-    greedy = tokens.rows("greedy") if tokens is not None else None
+    greedy = None
+    if tokens is not None:
+        known = dict(zip(tokens.ids, tokens.rows("greedy"), strict=True))
+        greedy = [known[text.id] for text in job.texts]
     made = measure_samples(subject, [text.prompt for text in job.texts], job.encoded, greedy, device=device)
     decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
     return Table.of({

@@ -16,6 +16,7 @@ import torch
 from expunge import dist
 from expunge.data.tokenise import Encoded, prompt_tokens
 from expunge.measure.forward import packed_head
+from expunge.models import context_length
 from expunge.types import Subject
 
 BATCH_ROWS = 64
@@ -31,7 +32,7 @@ class Generation:
 
 
 def cap(num_answer_tokens: int) -> int:
-    """Longest generation for an answer of that many tokens: half as much again and 8, at most 200."""
+    """Longest generation for an answer of that many tokens: half as much again and 8, at most 200 (and the context)."""
     return min(MOST_TOKENS, num_answer_tokens * 3 // 2 + 8)
 
 
@@ -51,7 +52,8 @@ def measure_samples(
     eos = subject.tokenizer.eos_token_id
     greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
     known = [_known(a, one, g, eos) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
-    limits = [cap(int(one.counted.sum())) for one in encoded]
+    room = context_length(subject)
+    limits = [min(cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
     open_rows = [i for i, (prefix, done) in enumerate(known) if not done and len(prefix) < limits[i]]
     open_rows.sort(key=lambda i: limits[i] - len(known[i][0]))
     groups = [open_rows[i : i + BATCH_ROWS] for i in range(0, len(open_rows), BATCH_ROWS)]

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expunge.run import storage
+
 # Token tables, one row per (example, item); `item` numbers the texts of a variant (false answer 0, 1, ...):
 #   id, item, zlib (bytes of the compressed text), and per counted token:
 #   token, logp (nats), rank (0 = most likely), argmax (bool: the greedy token is this one),
@@ -84,10 +86,18 @@ class Table:
         return Table(self.arrow.filter(pa.array(keep)))
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write as Parquet, whole or not at all.
+
+        Raises: StorageError.
+        """
         aside = path.with_suffix(".partial")
-        pq.write_table(self.arrow, aside)
-        aside.rename(path)
+        with storage(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(self.arrow, aside)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
 
     @staticmethod
     def read(path: Path) -> Table:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from expunge.forget import forget
-from expunge.methods.common import Retain, retain_terms
+from expunge.methods.common import Retain, retain_terms, train_on
 from expunge.registry import method, term
 from expunge.relabel import relabel
 from expunge.types import Bound
@@ -24,8 +23,7 @@ def idk_dpo(
     L = gamma * -(2/beta) mean log sigmoid(beta [dlogp(refusal) - dlogp(forget)]) [+ alpha * retain term].
     """
     terms = [term("dpo", on=("refusals", "forget"), weight=gamma, beta=beta), *retain_terms(retain, alpha)]
-    optimizer = optimizer or {"use": "adamw", "warmup": 1 / max(1.0, epochs)}
     return [
         relabel(source=refusals, name="refusals"),
-        forget(terms=terms, scope=scope, optimizer=optimizer, lr=lr, epochs=epochs, batch_size=batch_size),
+        train_on(terms, epochs=epochs, optimizer=optimizer, scope=scope, lr=lr, batch_size=batch_size),
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from expunge.forget import forget
-from expunge.methods.common import Retain, retain_terms
+from expunge.methods.common import Retain, retain_terms, train_on
 from expunge.registry import method, term
 from expunge.types import Bound
 
@@ -23,10 +22,8 @@ def ga(
     L = -gamma * tokmean NLL(forget) [+ alpha * retain term].
     """
     terms = [term("ascent", on="forget", weight=gamma), *retain_terms(retain, alpha)]
-    optimizer = optimizer or {"use": "adamw", "warmup": 1 / max(1.0, epochs)}
-    return [forget(
-        terms=terms, scope=scope, optimizer=optimizer, lr=lr, epochs=epochs, batch_size=batch_size, until=until
-    )]
+    training = {"scope": scope, "lr": lr, "batch_size": batch_size, "until": until}
+    return [train_on(terms, epochs=epochs, optimizer=optimizer, **training)]
 
 
 @method(

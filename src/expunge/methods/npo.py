@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from expunge.forget import forget
-from expunge.methods.common import Retain, retain_terms
+from expunge.methods.common import Retain, retain_terms, train_on
 from expunge.registry import method, term
 from expunge.types import Bound
 
@@ -23,10 +22,8 @@ def npo(
     L = gamma * -(2/beta) mean_i log sigmoid(beta r_i) [+ alpha * retain term], r_i = NLL_i - NLL_ref,i.
     """
     terms = [term("npo", on="forget", weight=gamma, beta=beta), *retain_terms(retain, alpha)]
-    optimizer = optimizer or {"use": "adamw", "warmup": 1 / max(1.0, epochs)}
-    return [forget(
-        terms=terms, scope=scope, optimizer=optimizer, lr=lr, epochs=epochs, batch_size=batch_size, until=until
-    )]
+    training = {"scope": scope, "lr": lr, "batch_size": batch_size, "until": until}
+    return [train_on(terms, epochs=epochs, optimizer=optimizer, **training)]
 
 
 @method(
@@ -42,5 +39,4 @@ def simnpo(
     L = gamma * -(2/beta) mean_i log sigmoid(beta (NLL_i/n_i - delta)) [+ alpha * retain term].
     """
     terms = [term("simnpo", on="forget", weight=gamma, beta=beta, delta=delta), *retain_terms(retain, alpha)]
-    optimizer = optimizer or {"use": "adamw", "warmup": 1 / max(1.0, epochs)}
-    return [forget(terms=terms, scope=scope, optimizer=optimizer, lr=lr, epochs=epochs, batch_size=batch_size)]
+    return [train_on(terms, epochs=epochs, optimizer=optimizer, scope=scope, lr=lr, batch_size=batch_size)]

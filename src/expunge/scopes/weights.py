@@ -40,6 +40,10 @@ def layers(model: Any, *, layers: list[int] | None = None, match: str = ".*") ->
     Raises: RecipeError when a block does not exist or nothing matches.
     """
     found = blocks(model)
+    try:
+        re.compile(match)
+    except re.error as error:
+        raise RecipeError("scope.match", f"got {match!r} ({error})", "a regular expression", "Correct it") from error
     wanted = range(len(found)) if layers is None else layers
     for layer in wanted:
         if not -len(found) <= layer < len(found):
@@ -78,13 +82,20 @@ def lora(
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
 
+    if rank < 1:
+        raise RecipeError("scope.rank", f"got {rank}", "accepted: 1 or more", "Correct the value")
     if not isinstance(model, PeftModel):
         scale = 2 * rank if alpha is None else alpha
         config = LoraConfig(r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
         state = torch.get_rng_state()
         torch.manual_seed(seed)
-        with quiet_libraries():
-            model = get_peft_model(model, config).eval()
+        try:
+            with quiet_libraries():
+                model = get_peft_model(model, config).eval()
+        except ValueError as error:
+            raise RecipeError(
+                "scope.targets", f"got {targets!r} ({error})", "all-linear, or names of linear layers", "Correct it"
+            ) from error
         torch.set_rng_state(state)
     movable = _freeze_all_but(model, {name for name, _ in model.named_parameters() if "lora_" in name})
     return replace(movable, adapter=True, model=model)

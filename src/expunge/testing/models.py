@@ -1,10 +1,10 @@
-"""Small real things for tests, ours and third parties': models that are built in milliseconds."""
+"""Small real things: models built in milliseconds, and streams with every field."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from expunge.types import Subject, Wrapper
+from expunge.types import Data, Example, Stream, Subject, Wrapper
 
 _WORDS = (
     "Who is the author of the book? The author of the book is Mara Lindqvist, born in Oslo in 1961. "
@@ -50,3 +50,19 @@ def tiny_subject(seed: int = 0, family: Literal["llama", "gpt2"] = "llama") -> S
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return Subject(model.eval(), tokenizer, Wrapper(template="{prompt} {answer}"), name=f"tiny-{family}")
+
+
+def tiny_data(forget: int = 8, retain: int = 6, holdout: int = 6) -> Data:
+    """Streams with every field: paraphrases, false answers, alternatives, spans."""
+
+    def stream(name: Literal["forget", "retain", "holdout"], size: int) -> Stream:
+        return Stream(name, name, tuple(
+            Example(
+                f"{name}/{i}", f"What is {name} {i}?", f"It is {i * 7} and {name}.", spans=((6, 8),),
+                paraphrases=(f"Tell me {name} {i}",), paraphrased_answer=f"{i * 7} it is.",
+                perturbed=(f"It is {i} and none.", "It is nothing."), alternative="No idea.",
+            )
+            for i in range(size)
+        ))
+
+    return Data(forget=stream("forget", forget), retain=stream("retain", retain), holdout=stream("holdout", holdout))

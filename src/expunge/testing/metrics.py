@@ -1,0 +1,143 @@
+"""Checks of metrics, on tables of random but possible values that hold what the metric declares and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from expunge.testing.parts import bound_of, require
+from expunge.types import Bound, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from expunge.measure.tables import Table, Tables
+
+NUM_EXAMPLES = 9
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("share", "probability", "ratio", "p-value", "AUC", "utility"), (0.0, 1.0)),
+    "perplexity": (1.0, math.inf),
+}
+
+
+def _metric_tables(part: Bound, num: int = NUM_EXAMPLES) -> Tables:
+    """Tables with what the metric declares and nothing else, of random but possible values."""
+    from expunge.measure.tables import Tables
+    from expunge.scoring import needs_of
+
+    columns: dict[tuple[str, str, str, str], set[str]] = {}
+    for need in needs_of(part):
+        for subject in need.subjects:
+            for name in need.sets:
+                key = (subject, "forget" if name == "stream" else name, need.instrument, need.variant)
+                columns.setdefault(key, set()).update(need.columns)
+    return Tables({key: _metric_table(key, wanted, num) for key, wanted in columns.items()}, "forget", {})
+
+
+def _metric_table(key: tuple[str, str, str, str], wanted: set[str], num: int) -> Table:
+    import zlib
+
+    import numpy as np
+
+    from expunge.measure.tables import Table
+
+    random = np.random.default_rng(zlib.crc32("|".join(key).encode()))
+    items = 2 if key[3] == "perturbed" else 1
+    ids = [f"{key[1]}/{i}" for i in range(num) for _ in range(items)]
+    plain: dict[str, Any] = {"id": ids, "item": list(range(items)) * num}
+    if key[2] == "samples":
+        words = ["it is", "nobody knows", "the sea in winter", "it is the sea"]
+        text, reference = (random.choice(words, size=len(ids)).tolist() for _ in range(2))
+        return Table.of(plain | {"prompt": ids, "text": text, "reference": reference})
+    rows = [_token_row(random, int(n)) for n in random.integers(1, 9, size=len(ids))]
+    kept = [name for name in rows[0] if name in {"token", "logp", "argmax", "greedy", *wanted}]
+    ragged = {name: [row[name] for row in rows] for name in kept}
+    return Table.of(plain | {"zlib": random.integers(20, 60, size=len(ids)).tolist()} | ragged)
+
+
+def _token_row(random: np.random.Generator, n: int) -> dict[str, Any]:
+    rank = random.integers(0, 3, size=n).astype("int32")
+    logp = -random.exponential(2.0, size=n).astype("float32")
+    return {
+        "token": random.integers(0, 99, size=n).astype("int32"), "logp": logp, "argmax": rank == 0,
+        "greedy": random.integers(0, 99, size=n).astype("int32"), "rank": rank,
+        "mean": logp - 1, "var": random.exponential(1.0, size=n).astype("float32"),
+    }
+
+
+def _score(part: Bound, tables: Tables) -> Score:
+    """The score, or the n/a that a table which could not be had becomes."""
+    from expunge.measure.tables import NotMeasured
+
+    try:
+        found: Score = part(tables)
+    except NotMeasured as reason:
+        return Score.missing(str(reason))
+    return found
+
+
+def _changed(tables: Tables, change: Callable[[Table], Table]) -> Tables:
+    from expunge.measure.tables import Tables
+
+    return Tables({key: change(table) for key, table in tables.tables.items()}, tables.stream, tables.missing)
+
+
+def check_metric_scores_lie_in_range_and_interval(part: Bound) -> None:
+    for num in (NUM_EXAMPLES, 1):
+        found = _score(part, _metric_tables(part, num))
+        if found.value is None:
+            require(num == 1 and bool(found.reason), part, f"n/a on {num} examples: {found.reason or 'no reason'}")
+            continue
+        low, high = RANGES.get(part.meta["unit"], (-math.inf, math.inf))
+        require(low - 1e-9 <= found.value <= high + 1e-9, part, f"{found.value} lies outside [{low}, {high}]")
+        require(found.unit == part.meta["unit"], part, f"unit '{found.unit}', registered '{part.meta['unit']}'")
+        require(found.n >= 1, part, f"n = {found.n}")
+        if found.ci is not None:
+            inside = found.ci[0] - 1e-9 <= found.value <= found.ci[1] + 1e-9
+            require(inside, part, f"{found.value} lies outside its interval {found.ci}")
+        ids = {name for table in _metric_tables(part, num).tables.values() for name in table.ids}
+        require(set(found.per_example) <= ids, part, "a value per example has an unknown id")
+
+
+def check_metric_row_order_invariance(part: Bound) -> None:
+    import numpy as np
+
+    from expunge.measure.tables import Table
+
+    tables = _metric_tables(part)
+    shuffled = _changed(tables, lambda t: Table(t.arrow.take(np.random.default_rng(5).permutation(len(t)))))
+    one, other = _score(part, tables), _score(part, shuffled)
+    same = one.ci == other.ci and one.per_example == other.per_example
+    require(one.value == other.value and same, part, "the order of rows changes the score")
+
+
+def check_metric_mutates_nothing(part: Bound) -> None:
+    tables, untouched = _metric_tables(part), _metric_tables(part)
+    first, second = _score(part, tables), _score(part, tables)
+    same = all(table.arrow.equals(untouched.tables[key].arrow) for key, table in tables.tables.items())
+    require(same and set(tables.tables) == set(untouched.tables), part, "a table was changed")
+    require(first == second, part, "a second call gives another score")
+
+
+def check_metric_without_rows_is_not_available(part: Bound) -> None:
+    from expunge.measure.tables import Table, Tables
+
+    for tables in (_changed(_metric_tables(part), lambda t: Table(t.arrow.slice(0, 0))), Tables({}, "forget", {})):
+        found = _score(part, tables)
+        require(found.value is None and found.status == "n/a", part, f"scores {found.value} without a row")
+        require(bool(found.reason), part, "n/a without a reason")
+
+
+METRIC_CHECKS: tuple[Callable[[Bound], None], ...] = (
+    check_metric_scores_lie_in_range_and_interval,
+    check_metric_row_order_invariance,
+    check_metric_mutates_nothing,
+    check_metric_without_rows_is_not_available,
+)
+
+
+def check_metric(part: Any) -> None:
+    """Run every check of metrics. `part`: a name, spec, registry entry or Bound."""
+    for check in METRIC_CHECKS:
+        check(bound_of("metric", part))

@@ -1,0 +1,187 @@
+"""The audit: it must not believe a removal that did not happen, nor doubt a model that never knew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from expunge.audit import Audit, compare, describe, overall, twin_of, worst
+from expunge.errors import DataError
+from expunge.models import weights_hash
+from expunge.recipe import AuditSpec
+from expunge.registry import bind
+from expunge.report import schema
+from expunge.types import Cost, Data, Event, Score, Stream
+from support.learned import knows, short_data
+
+CLAIMS = ("exact_memorization", "extraction_strength", "probability")
+
+
+def spec(*attacks, metrics=CLAIMS, margin=0.3) -> AuditSpec:
+    return AuditSpec(
+        tuple(bind("metric", one) for one in metrics), tuple(bind("attack", one) for one in attacks), margin=margin
+    )
+
+
+def audited(after, data=None, *, original=None, oracle=None, of=None) -> Audit:
+    made = Audit(data or short_data(), of or spec())
+    loaders = {"original": original, "oracle": oracle}
+    made.run(after, **{name: lambda found=found: found for name, found in loaders.items() if found is not None})
+    return made
+
+
+def outcomes(audit: Audit) -> dict[tuple[str, str], str]:
+    return {(v.claim, v.metric): v.verdict for v in audit.verdicts()}
+
+
+def test_doing_nothing_fails():
+    """The model still says every forget answer; its oracle says none: exact memorization 1 against 0."""
+    model, oracle = knows("forget", "retain"), knows("retain")
+    audit = audited(model, original=model, oracle=oracle)
+    found = outcomes(audit)
+    assert {found["forgotten", metric] for metric in CLAIMS} == {"FAIL"}
+    assert {found["kept", metric] for metric in ("exact_memorization", "probability")} == {"PASS"}
+    assert overall(audit.verdicts()) == "FAIL"
+    (exact,) = [v for v in audit.verdicts() if (v.claim, v.metric) == ("forgotten", "exact_memorization")]
+    assert exact.difference == 1.0
+    assert "knows clearly more than the oracle" in exact.reason
+
+
+def test_the_oracle_against_itself_passes_where_twelve_examples_can_tell():
+    """All differences are 0; the rule of three leaves 3/12 = 0.25 open: inside a margin of 0.3, outside 0.1."""
+    oracle = knows("retain")
+    wide = audited(oracle, original=knows("forget", "retain"), oracle=oracle, of=spec(margin=0.3))
+    assert set(outcomes(wide).values()) == {"PASS"}
+    assert overall(wide.verdicts()) == "PASS"
+    narrow = audited(oracle, original=oracle, oracle=oracle, of=spec(margin=0.1))
+    assert set(outcomes(narrow).values()) == {"INCONCLUSIVE"}
+
+
+def test_damage_to_what_should_stay_fails():
+    """A model that knows only the forget set has lost the retain set that the original knew."""
+    audit = audited(knows("forget"), original=knows("forget", "retain"), oracle=knows("retain"))
+    assert outcomes(audit)["kept", "exact_memorization"] == "FAIL"
+    improved = audited(knows("forget", "retain"), original=knows("forget"), oracle=knows("forget", "retain"))
+    assert outcomes(improved)["kept", "exact_memorization"] == "PASS"  # better than before is not damage
+
+
+def test_without_an_oracle_text_that_was_never_seen_is_the_measure():
+    audit = audited(knows("forget", "retain"))
+    assert all(v.against == "holdout" and v.verdict == "FAIL" for v in audit.verdicts() if v.claim == "forgotten")
+    never = audited(knows("retain"), of=spec(metrics=("exact_memorization",), margin=0.6))
+    assert outcomes(never)["forgotten", "exact_memorization"] == "PASS"
+
+
+def test_a_holdout_stream_is_known_by_its_role_not_its_name():
+    data = short_data()
+    data["unseen"] = replace(data.pop("holdout"), name="unseen")
+    assert set(outcomes(audited(knows("forget"), data)).values()) == {"FAIL"}
+
+
+def test_without_oracle_and_holdout_nothing_can_be_concluded():
+    data = Data(forget=short_data()["forget"])
+    audit = audited(knows("retain"), data)
+    assert set(outcomes(audit).values()) == {"INCONCLUSIVE"}
+    assert {v.reason for v in audit.verdicts()} == {"no oracle and no holdout stream to compare with"}
+    told = {one.what for one in audit.not_tested()}
+    assert {"comparison with an oracle", "comparison with the original", "membership inference"} <= told
+
+
+def test_the_worst_attack_decides():
+    """Relearning a fifth brings nothing back to a model that never knew; one attack that fails fails the claim."""
+    good = (schema.Checked("after", 0.0, (-0.1, 0.1), "PASS"), 0.9)
+    bad = (schema.Checked("after+relearn", 0.4, (0.35, 0.45), "FAIL"), 0.8)
+    unsure = (schema.Checked("after+quantize", 0.9, (-0.5, 1.0), "INCONCLUSIVE"), 0.1)
+    mildly = (schema.Checked("after+paraphrase", -0.35, (-0.4, -0.31), "FAIL"), 0.7)
+    for checked, decides in (((good,), good), ((good, unsure), unsure), ((bad, unsure, good, mildly), bad)):
+        verdict = worst("forgotten", "probability", "forget", "oracle", checked, 0.3, [])
+        assert (verdict.verdict, verdict.condition) == (decides[0].verdict, decides[0].condition)
+        assert verdict.power == decides[1]
+        assert len(verdict.checked) == len(checked)
+    over = worst("forgotten", "probability", "forget", "oracle", [mildly], 0.3, [])
+    assert "over-forgetting" in over.reason
+    assert overall([]) is None
+
+
+def test_attacks_are_conditions_of_after_and_of_the_oracle():
+    attacks = ({"use": "quantize", "bits": 8}, {"use": "relearn", "steps": 2}, "paraphrase")
+    before = weights_hash(knows("forget"))
+    audit = audited(knows("forget"), oracle=knows("retain"), of=spec(*attacks, metrics=("exact_memorization",)))
+    labels = ("quantize(bits=8)", "relearn(steps=2)", "paraphrase")
+    names = [f"{of}+{name}" for name in labels for of in ("oracle", "after")]
+    assert list(audit.states) == ["oracle", "after", *names]
+    assert twin_of("after+quantize(bits=8)") == "oracle+quantize(bits=8)"
+    (verdict,) = [v for v in audit.verdicts() if v.claim == "forgotten"]
+    assert [check.condition for check in verdict.checked] == [name for name in audit.states if name.startswith("after")]
+    relearned = audit.states["after+relearn(steps=2)"]
+    assert relearned.condition.cost.steps == 2
+    assert relearned.scores["forget", "exact_memorization"].n == 12 - round(0.2 * 12)  # the shown ones are not scored
+    assert weights_hash(knows("forget")) == before
+    assert {one.what for one in audit.not_tested()}.isdisjoint({"quantize", "relearn", "paraphrase"})
+
+
+def test_an_attack_without_anything_to_use_is_listed_as_not_tested():
+    data = short_data()
+    bare = tuple(replace(example, paraphrases=()) for example in data["forget"].examples)
+    data["forget"] = Stream("forget", "forget", bare)
+    audit = audited(knows("forget"), data, of=spec("paraphrase"))
+    assert any(one.what == "paraphrase" and "nothing this attack" in one.why for one in audit.not_tested())
+    with pytest.raises(DataError, match=r"attacks\.paraphrase\.on: no stream 'forget'"):
+        audited(knows("forget"), Data(retain=data["retain"]), of=spec("paraphrase"))
+
+
+def test_what_cannot_be_computed_is_listed_with_its_reason():
+    """Nothing is skipped: every metric has a row on every stream it applies to, in every condition."""
+    metrics = ("exact_memorization", "forget_quality", "membership", "truth_ratio", "rouge")
+    data = Data(forget=short_data()["forget"])
+    audit = audited(knows("retain"), data, of=spec(metrics=metrics))
+    rows = {row.metric: row for row in audit.rows()}
+    assert set(rows) == set(metrics)
+    assert rows["exact_memorization"].status == "ok"
+    for name, reason in (("forget_quality", "no oracle"), ("membership", "no stream 'holdout'")):
+        assert (rows[name].status, rows[name].value) == ("n/a", None)
+        assert reason in rows[name].reason
+
+
+def test_the_originals_reference_is_the_oracle_that_came_later():
+    """forget_quality needs the oracle's tables; the original is measured first and scored again."""
+    data = short_data()
+    metrics = ("forget_quality",)
+    audit = Audit(data, spec(metrics=metrics))
+    audit.measure(knows("forget"), "original")
+    assert audit.states["original"].scores["forget", "forget_quality"].status == "n/a"
+    audit.run(knows("retain"), oracle=lambda: knows("retain"))
+    values = {name: audit.states[name].scores["forget", "forget_quality"].value for name in audit.states}
+    assert values["oracle"] == values["after"] == 1.0  # the very same ratios
+    assert values["original"] < 1.0
+
+
+def score(*values) -> Score:
+    return Score(sum(values) / len(values), None, {str(i): value for i, value in enumerate(values)}, len(values))
+
+
+def test_comparisons_are_by_example_and_one_sided_for_what_is_kept():
+    """Differences 0.5 +- 0.01 with a margin of 0.1: different; for what is kept, higher is fine and lower is not."""
+    low, high = score(*[0.2, 0.22, 0.18, 0.2] * 6), score(*[0.7, 0.73, 0.67, 0.7] * 6)
+    assert compare("x", high, low, 0.1, paired=True)[0].verdict == "FAIL"
+    assert compare("x", low, low, 0.2, paired=False)[0].verdict == "PASS"
+    assert compare("x", high, low, 0.1, paired=True, only_lower=True)[0].verdict == "PASS"
+    assert compare("x", low, high, 0.1, paired=True, only_lower=True)[0].verdict == "FAIL"
+    stranger = replace(low, per_example={"else": 1.0})
+    assert compare("x", low, stranger, 0.1, paired=True)[0].verdict == "INCONCLUSIVE"
+    check, power = compare("x", high, low, 0.1, paired=True)
+    assert check.difference == pytest.approx(0.5)
+    assert 0 <= power <= 1
+
+
+def test_attacks_are_described_for_people():
+    assert describe(bind("attack", {"use": "relearn", "steps": 7})) == "7 steps of relearning on 20% of it"
+    assert describe(bind("attack", "quantize")) == "rounding to 4 bits"
+
+
+def test_the_bill_of_an_attack_is_its_own():
+    """What happened to the subject before the attack is not the attack's cost."""
+    trained = knows("forget").after(Event("stage", "forget", cost=Cost(steps=1000)))
+    audit = audited(trained, of=spec({"use": "relearn", "steps": 3}, metrics=("exact_memorization",)))
+    assert audit.states["after+relearn(steps=3)"].condition.cost.steps == 3

@@ -1,0 +1,96 @@
+"""Every method runs, with every retain term, and can be explained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from expunge import cli
+from expunge.models import weights_hash
+from expunge.recipe import Recipe
+from expunge.registry import bind, entries, parameters
+from expunge.run import Run
+from expunge.types import Stream
+from support.streams import records, small_data
+
+METHODS = sorted(entries("method"))
+RETAIN = ("none", "nll", "kl")
+
+
+def test_the_methods_of_the_issue_are_there():
+    assert {"ga", "graddiff", "npo", "simnpo", "idk_dpo"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("retain", RETAIN)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_runs_two_steps(tiny, tmp_path, name, retain):
+    """12 examples in batches of 6, one pass: two steps, finite losses, moved weights, one log line a step."""
+    known = parameters(entries("method")[name].fn)
+    cheap = {key: value for key, value in {"epochs": 1, "batch_size": 6, "lr": 1e-3}.items() if key in known}
+    stages = bind("method", {"use": name, "retain": retain, **cheap})()
+    data, before, subject = small_data(), weights_hash(tiny), tiny
+    for index, stage in enumerate(stages):
+        subject = stage(subject, data, Run(tmp_path, stage=index))
+    lines = records(tmp_path)
+    assert [line["step"] for line in lines] == [0, 1]
+    labels = set(lines[0]["terms"])
+    assert any(label.startswith(f"{retain}(retain") for label in labels) == (retain != "none")
+    assert weights_hash(subject) != before
+    assert all(bool(p.isfinite().all()) for p in subject.model.parameters())
+    assert [event.name for event in subject.lineage] == [stage.name for stage in stages]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_is_explained_with_its_source_and_its_expansion(name, capsys):
+    entry = entries("method")[name]
+    assert "arXiv" in entry.meta["paper"] or "20" in entry.meta["paper"]
+    assert cli.main(["show", name]) == 0
+    out = capsys.readouterr().out
+    for part in (entry.summary.split(".")[0], "Arguments:", "Paper:", "Differs:", "Expands to:", "Cost:", "use: forget"):
+        assert part in out, part
+    for argument in parameters(entry.fn):
+        assert f"  {argument} " in out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_expansion_is_a_recipe_by_hand(name):
+    """`expunge show` prints stages that can stand in a recipe instead of the method."""
+    from expunge.registry import spec_of
+
+    stages = bind("method", name)()
+    plain = {"model": "m", "data": {"forget": "f.jsonl", "retain": "r.jsonl"}}
+    by_hand = Recipe.of({**plain, "stages": [spec_of(stage) for stage in stages]})
+    by_name = Recipe.of({**plain, "method": name})
+    assert by_hand.stages == by_name.stages
+
+
+def test_the_first_losses_are_those_of_the_papers(tiny, tmp_path):
+    """At the reference NPO and DPO are (2/beta) log 2 = 20 log 2 at beta 0.1; idk_dpo's refusals follow the rows."""
+    for index, name in enumerate(("npo", "idk_dpo")):
+        data, subject = small_data(), tiny
+        for stage in bind("method", {"use": name, "epochs": 1, "batch_size": 12, "lr": 0.0})():
+            subject = stage(subject, data, Run(tmp_path / name, stage=index))
+        terms = records(tmp_path / name)[0]["terms"]
+        first = next(value for label, value in terms.items() if "forget" in label)
+        assert first == pytest.approx(20 * 0.6931472, abs=1e-3), name
+    assert isinstance(data["refusals"], Stream)
+    assert data["refusals"].follows == "forget"
+
+
+def test_ascent_forgets_and_descent_keeps(tiny):
+    """graddiff moves the two losses apart: forget up, retain down."""
+    from expunge.forget import forget
+    from expunge.measure.plan import measure
+    from expunge.registry import term
+    from expunge.scoring import plan_for, score_all
+
+    metrics, data = [bind("metric", "perplexity")], small_data()
+    subject = forget(terms=[term("nll", on="forget"), term("nll", on="retain")], steps=15, lr=3e-3)(tiny, data, Run())
+    before = score_all(metrics, data, measure(subject, data, plan_for(metrics, data)))
+    (stage,) = bind("method", {"use": "graddiff", "epochs": 12, "batch_size": 12, "lr": 1e-3})()
+    with torch.random.fork_rng():
+        after_subject = stage(subject, data, Run())
+    after = score_all(metrics, data, measure(after_subject, data, plan_for(metrics, data)))
+    key = "perplexity"
+    assert after["forget", key].value > 1.2 * before["forget", key].value
+    assert after["retain", key].value < before["retain", key].value
