@@ -32,9 +32,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("locate",),
     ("attacks",),
     ("methods",),
-    ("audit",),
+    ("audit", "verdicts"),
     ("workflow",),
-    ("bench", "demo", "api"),
+    ("bench", "demo", "pretrain", "api"),
     ("cli", "serve", "__main__"),
 )
 ANYWHERE = frozenset({"testing", "__init__"})  # they serve all floors

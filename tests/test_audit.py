@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.audit import Audit, compare, describe, overall, twin_of, worst
+from expunge.audit import Audit, describe
 from expunge.errors import DataError
 from expunge.models import weights_hash
 from expunge.recipe import AuditSpec
 from expunge.registry import bind
 from expunge.report import schema
 from expunge.types import Cost, Data, Event, Score, Stream
+from expunge.verdicts import compare, overall, twin_of, worst
 from support.learned import knows, short_data
 
 CLAIMS = ("exact_memorization", "extraction_strength", "probability")
@@ -95,11 +96,11 @@ def test_the_worst_attack_decides():
     unsure = (schema.Checked("after+quantize", 0.9, (-0.5, 1.0), "INCONCLUSIVE"), 0.1)
     mildly = (schema.Checked("after+paraphrase", -0.35, (-0.4, -0.31), "FAIL"), 0.7)
     for checked, decides in (((good,), good), ((good, unsure), unsure), ((bad, unsure, good, mildly), bad)):
-        verdict = worst("forgotten", "probability", "forget", "oracle", checked, 0.3, [])
+        verdict = worst("forgotten", "probability", "forget", "oracle", checked, 0.3)
         assert (verdict.verdict, verdict.condition) == (decides[0].verdict, decides[0].condition)
         assert verdict.power == decides[1]
         assert len(verdict.checked) == len(checked)
-    over = worst("forgotten", "probability", "forget", "oracle", [mildly], 0.3, [])
+    over = worst("forgotten", "probability", "forget", "oracle", [mildly], 0.3)
     assert "over-forgetting" in over.reason
     assert overall([]) is None
 

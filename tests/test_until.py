@@ -55,7 +55,7 @@ def test_it_looks_once_per_pass():
 def test_what_is_no_predicate_is_told(text, message):
     subject, data = knows("forget"), short_data()
     with pytest.raises(RecipeError, match=message):
-        Predicate.parse(text, subject, data).met(subject, data, 1)
+        Predicate.parse(text, subject, data, batch_size=12).met(subject, data, 1)
 
 
 def test_without_a_forget_stream_there_is_nothing_to_look_at():

@@ -159,8 +159,13 @@ class Recipe:
             }
         return out | {"seed": self.seed, "device": self.device}
 
-    def to_yaml(self) -> str:
-        return yaml12.write(self.resolved())
+    def to_yaml(self, *, show_text: bool = True) -> str:
+        """The resolved recipe as YAML; without texts, rows written into the recipe itself are only counted."""
+        plain = self.resolved()
+        for spec in plain["data"].values():
+            if not show_text and isinstance(spec.get("rows"), list):
+                spec["rows"] = f"{len(spec['rows'])} rows, not shown"
+        return yaml12.write(plain)
 
     def digest(self) -> str:
         """Twelve hex digits of the resolved recipe."""

@@ -17,8 +17,6 @@ from expunge.measure.forward import make_pass
 from expunge.registry import bind
 from expunge.types import Batch, View
 
-Loss = Callable[..., Tensor]
-
 
 def collator(rows: Sequence[Encoded]) -> dict[str, Tensor]:
     """`data_collator` of a Trainer whose data set is what `expunge.data.tokenise.encode` returns.
@@ -41,7 +39,7 @@ def view_of(logits: Tensor, labels: Tensor, *, with_logits: bool = False) -> Vie
     return View(make_pass(logits[:, :-1][keep], batch, keep, with_logits=with_logits), None, batch)
 
 
-def trainer_loss(objective: Any, *, examples_per_step: int | None = None) -> Loss:
+def trainer_loss(objective: Any, *, examples_per_step: int | None = None) -> Callable[..., Tensor]:
     """A registered objective as `compute_loss_func`; its value is the one a forget stage would log.
 
     loss = sum over the batch of the objective / divisor, the divisor being that of the whole optimiser step, so that

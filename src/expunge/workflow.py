@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import dist, machine
-from expunge.audit import Audit, overall
+from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
 from expunge.errors import RecipeError
 from expunge.models import ExpungeWarning, load, save, weights_hash
@@ -22,6 +22,7 @@ from expunge.report import card, html, schema
 from expunge.run import Progress, Run, _silent, write_json, write_text
 from expunge.scoring import label
 from expunge.types import Bound, Data, Event, Stream, Subject
+from expunge.verdicts import overall
 
 RECIPE_FILE = "recipe.resolved.yaml"
 
@@ -158,10 +159,10 @@ class Workflow:
         if not self.recipe.stages:
             return None
         if made is None:
-            return schema.Method("recipe", summary="stages composed by hand", recipe=self.recipe.to_yaml())
+            return schema.Method("recipe", summary="stages composed by hand", recipe=self.recipe.to_yaml(show_text=False))
         summary = (made.fn.__doc__ or "").split("\n", 1)[0]
         return schema.Method(
-            made.name, made.meta.get("paper", ""), summary, self.recipe.to_yaml(), made.meta.get("differs", "")
+            made.name, made.meta.get("paper", ""), summary, self.recipe.to_yaml(show_text=False), made.meta.get("differs", "")
         )
 
     def _curve(self) -> tuple[schema.TrainingPoint, ...]:
@@ -180,7 +181,7 @@ class Workflow:
             "recipe": self.recipe.digest(),
             "model": {"source": self.recipe.source, "weights": before},
             "data": {name: stream_hash(stream) for name, stream in data.items()},
-            "stages": [{"name": event.name, **_plain(event.hyper)} for event in done],
+            "stages": [{"use": event.name, **_plain(event.hyper)} for event in done],
             "result": {"weights": weights_hash(subject)},
         }
         write_json(self.folder / "lineage.json", lineage)

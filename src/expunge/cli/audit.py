@@ -22,17 +22,20 @@ def audit(
     attacks: Attacks = "quantize,relearn,paraphrase",
     fields: Fields = None,
     out: Out = None,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     as_json: AsJson = False,
 ) -> int:
     """Audit any claimed unlearning, ours or somebody else's."""
-    from expunge.cli.screen import bars, conclude, start
+    from expunge.cli.screen import carry_out, start
     from expunge.recipe import Recipe
 
     start()
     sources = {"forget": forget, "retain": retain, "holdout": holdout}
     plain: dict[str, Any] = {
-        "expunge": 1, "title": f"Audit of {Path(model).name}", "model": {"from": model},
+        "expunge": 1, "title": f"Audit of {Path(model).name}",
+        "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": {role: stream(text, fields) for role, text in sources.items() if text},
         "audit": {
             "metrics": "default" if metrics == "default" else names(metrics), "attacks": names(attacks),
@@ -41,9 +44,4 @@ def audit(
         "device": device,
     }
     made = Recipe.of(plain)
-    from expunge.workflow import Workflow, default_folder
-
-    folder = out or default_folder(f"audit-{Path(model).name}")
-    with bars(quiet=as_json) as progress:
-        evidence = Workflow(made, folder, False, progress).execute()
-    return conclude(evidence, folder, as_json=as_json)
+    return carry_out(made, out, f"audit-{Path(model).name}", as_json=as_json)

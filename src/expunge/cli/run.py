@@ -22,14 +22,9 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Run a recipe: remove, attack, compare, report."""
-    from expunge.cli.screen import bars, conclude, start
+    from expunge.cli.screen import carry_out, start
     from expunge.recipe import Recipe
 
     start()
     made = Recipe.load(recipe, [*(changes or []), *([f"device={device}"] if device else [])])
-    from expunge.workflow import Workflow, default_folder
-
-    folder = out or default_folder(recipe.stem)
-    with bars(quiet=as_json) as progress:
-        evidence = Workflow(made, folder, resume, progress).execute()
-    return conclude(evidence, folder, as_json=as_json)
+    return carry_out(made, out, recipe.stem, resume=resume, as_json=as_json)

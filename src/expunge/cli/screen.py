@@ -15,6 +15,7 @@ from expunge.run import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from expunge.recipe import Recipe
     from expunge.report.schema import Evidence
 
 NAMES = {"forget": "training", "audit": "measuring", "train": "training"}
@@ -62,6 +63,19 @@ def bars(*, quiet: bool = False) -> Iterator[Progress]:
             progress.update(tasks[what], completed=done, total=total, note=note)  # type: ignore[arg-type]
 
         yield show
+
+
+def carry_out(recipe: Recipe, out: Path | None, name: str, *, resume: bool = False, as_json: bool = False) -> int:
+    """Run a recipe in a folder (a new one under runs/ unless given) and print what was found."""
+    from expunge.errors import RecipeError
+    from expunge.workflow import Workflow, default_folder
+
+    if resume and out is None:
+        raise RecipeError("--resume", "no --out", "the folder of the interrupted run", "Add --out RUN")
+    folder = out or default_folder(name)
+    with bars(quiet=as_json) as progress:
+        evidence = Workflow(recipe, folder, resume, progress).execute()
+    return conclude(evidence, folder, as_json=as_json)
 
 
 def conclude(evidence: Evidence | None, folder: Path, *, as_json: bool) -> int:

@@ -74,18 +74,20 @@ def unlearn(
     attacks: Attacks = "quantize,relearn,paraphrase",
     out: Out = None,
     resume: Resume = False,
+    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     as_json: AsJson = False,
 ) -> int:
     """Remove a forget set from a model and audit the result. Writes a recipe and runs it."""
-    from expunge.cli.screen import bars, conclude, start
+    from expunge.cli.screen import carry_out, start
     from expunge.recipe import Recipe, set_path
 
     start()
     sources = {"forget": forget, "retain": retain, "holdout": holdout}
     plain: dict[str, Any] = {
         "expunge": 1,
-        "model": {"from": model},
+        "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": {role: stream(text, fields) for role, text in sources.items() if text},
         "method": {"use": method} | ({} if retain else {"retain": "none"}),
         "audit": {"attacks": names(attacks), "against": oracle},
@@ -95,9 +97,4 @@ def unlearn(
         top = change.split("=", 1)[0].split(".")[0].split("[")[0]
         set_path(plain, change if top in plain or top in ("seed", "title") else f"method.{change}")
     made = Recipe.of(plain)
-    from expunge.workflow import Workflow, default_folder
-
-    folder = out or default_folder(f"unlearn-{Path(model).name}")
-    with bars(quiet=as_json) as progress:
-        evidence = Workflow(made, folder, resume, progress).execute()
-    return conclude(evidence, folder, as_json=as_json)
+    return carry_out(made, out, f"unlearn-{Path(model).name}", resume=resume, as_json=as_json)

@@ -53,7 +53,7 @@ def idk(refusals: View) -> Tensor:
 def mismatch(stream: View) -> Tensor:
     """Learn an unrelated answer to a forget prompt, so that the prompt leads nowhere in particular.
 
-    - (1/n) sum_t log p(y'_t | x, y'_<t) for a random answer y' (stage `relabel`, source "mismatch").
+    - (1/n) sum_t log p(y'_t | x, y'_<t) for a random answer y' (stage `relabel`, source: the name of a stream).
 
     Returns: loss per example [B], >= 0; mean per token of the sequence.
     Cost: 1 forward+backward.

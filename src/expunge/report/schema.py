@@ -156,7 +156,7 @@ class TrainingPoint:
 
     step: int
     loss: float
-    terms: Mapping[str, float] = field(default_factory=dict)  # label of a term -> its weighted value
+    terms: Mapping[str, float] = field(default_factory=dict)  # label of a term -> its value, before its weight
     grad_norm: float | None = None
 
 

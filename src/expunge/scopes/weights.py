@@ -59,7 +59,7 @@ def layers(model: Any, *, layers: list[int] | None = None, match: str = ".*") ->
     }
     if not names:
         raise RecipeError(
-            "scope.match", f"'{match}' matches no weight", "a part of a weight's name", "See: expunge show MODEL"
+            "scope.match", f"'{match}' matches no weight", "a part of a weight's name", "Give a part such as down_proj"
         )
     return _freeze_all_but(model, names)
 

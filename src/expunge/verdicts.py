@@ -1,0 +1,144 @@
+"""From scores to verdicts: each claim is judged by its worst condition, within a margin fixed before measuring.
+
+"forgotten": under every attack the model is equivalent to the oracle under the same attack (without an oracle: its
+forget texts to texts it never saw). "kept": the model is not worse than before by more than the margin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from expunge.measure.tables import NotMeasured
+from expunge.metrics.stats import equivalence
+from expunge.report import schema
+from expunge.types import Data, Score
+
+FORGOTTEN = ("extraction_strength", "exact_memorization", "probability", "rouge", "truth_ratio")
+KEPT = ("exact_memorization", "probability", "rouge")
+ORDER: Mapping[schema.Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 1, "FAIL": 2}
+Scores = Mapping[tuple[str, str], Score]  # of one condition, by (stream, metric)
+Check = tuple[schema.Checked, float | None]  # a comparison and its power
+
+
+def judge(
+    conditions: Mapping[str, Scores], data: Data, margin: float
+) -> tuple[list[schema.Verdict], list[schema.Untested]]:
+    """All claims that the scores allow, and those that could not be put, with the reason.
+
+    Args:
+        conditions: scores by condition: "original", "oracle", "after", "after+ATTACK", "oracle+ATTACK".
+        margin: a difference that does not matter, in the unit of the metrics (shares).
+    """
+    found: list[schema.Verdict] = []
+    unclaimed: list[schema.Untested] = []
+    for claim, role, metrics, put in (("forgotten", "forget", FORGOTTEN, forgotten), ("kept", "retain", KEPT, kept)):
+        streams = [stream.name for stream in data.of_role(role) if stream.follows is None]  # type: ignore[arg-type]
+        yardstick = claim == "forgotten" or "original" in conditions or "oracle" in conditions
+        if not streams or not yardstick:
+            why = "neither the original nor an oracle was given" if streams else f"no {role} stream was given"
+            unclaimed.append(schema.Untested(f"what was {claim}", why))
+            continue
+        for stream in streams:
+            for metric in metrics:
+                after = conditions.get("after", {}).get((stream, metric))
+                if after is None:
+                    continue
+                if after.status != "ok":
+                    unclaimed.append(schema.Untested(f"{claim}: {metric} on {stream}", after.reason))
+                    continue
+                found.append(put(conditions, data, stream, metric, margin))
+    return found, unclaimed
+
+
+def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric: str, margin: float) -> schema.Verdict:
+    """Equivalence to the oracle under the same attack; without an oracle, to text that was never seen."""
+    against = "oracle" if "oracle" in conditions else "holdout"
+    unseen = next((held.name for held in data.of_role("holdout")), "holdout")
+    checks: list[Check] = []
+    reasons: list[str] = []
+    for name, scores in conditions.items():
+        if name.partition("+")[0] != "after":
+            continue
+        mine = scores[stream, metric]
+        twin = twin_of(name)
+        found = conditions.get(twin, {}).get((stream, metric)) if against == "oracle" else scores.get((unseen, metric))
+        if found is None or mine.status != "ok" or found.status != "ok":
+            nothing = "no oracle and no holdout stream to compare with"
+            reasons.append(nothing if found is None else mine.reason or found.reason)
+            checks.append((schema.Checked(name, verdict="INCONCLUSIVE"), None))
+        else:
+            checks.append(compare(name, mine, found, margin, paired=against == "oracle"))
+    signed = conditions["after"][stream, metric].better == "lower"
+    return worst("forgotten", metric, stream, against, checks, margin, reasons=reasons, signed=signed)
+
+
+def kept(conditions: Mapping[str, Scores], data: Data, stream: str, metric: str, margin: float) -> schema.Verdict:
+    """Not worse than before by more than the margin; what an attacker breaks is his own loss and does not count."""
+    against = "original" if "original" in conditions else "oracle"
+    mine, other = conditions["after"][stream, metric], conditions.get(against, {}).get((stream, metric))
+    if other is None or other.status != "ok":
+        check: Check = (schema.Checked("after", verdict="INCONCLUSIVE"), None)
+        reason = other.reason if other else f"the {against} was not measured on it"
+        return worst("kept", metric, stream, against, [check], margin, reasons=[reason])
+    check = compare("after", mine, other, margin, paired=True, only_lower=True)
+    return worst("kept", metric, stream, against, [check], margin)
+
+
+def twin_of(condition: str) -> str:
+    """The oracle's condition under the same attack: "after+quantize(bits=8)" -> "oracle+quantize(bits=8)"."""
+    _, plus, suffix = condition.partition("+")
+    return "oracle" + plus + suffix
+
+
+def compare(
+    name: str, mine: Score, other: Score, margin: float, *, paired: bool, only_lower: bool = False
+) -> tuple[schema.Checked, float | None]:
+    """Equivalence of two scores within a margin, from their values per example; the power comes with it.
+
+    only_lower: a difference above the margin is welcome (kept knowledge), one below -margin is not.
+    """
+    try:
+        test = equivalence(mine.per_example, other.per_example, margin=margin, paired=paired)
+    except NotMeasured:
+        return schema.Checked(name, verdict="INCONCLUSIVE"), None
+    low, high = test.ci90
+    outcome: schema.Outcome = "INCONCLUSIVE"
+    if only_lower:
+        outcome = "PASS" if low > -margin else "FAIL" if high < -margin else "INCONCLUSIVE"
+    else:
+        outcome = {"equivalent": "PASS", "different": "FAIL"}.get(test.verdict, "INCONCLUSIVE")  # type: ignore[assignment]
+    return schema.Checked(name, test.difference, (low, high), outcome), test.power
+
+
+def worst(
+    claim: str, metric: str, stream: str, against: str, checks: Sequence[Check], margin: float, *,
+    reasons: Sequence[str] = (), signed: bool = True,
+) -> schema.Verdict:
+    """The verdict of a claim: that of its worst condition. signed: a positive difference means more knowledge."""
+    top, power = max(checks, key=lambda check: (ORDER[check[0].verdict], abs(check[0].difference or 0.0)))
+    reason = reasons[0] if top.difference is None and reasons else _sentence(claim, top, against, signed)
+    return schema.Verdict(
+        claim, metric, stream, top.verdict, top.condition, against, top.difference, top.ci, margin, power, reason,
+        tuple(check for check, _ in checks),
+    )
+
+
+def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> str:
+    if top.difference is None:
+        return "could not be compared"
+    if top.verdict == "INCONCLUSIVE":
+        return "the interval reaches over the margin: more examples would tell"
+    if claim == "kept":
+        return "kept within the margin" if top.verdict == "PASS" else "lost more than the margin"
+    if top.verdict == "PASS":
+        return f"like the {against} within the margin"
+    if not signed:
+        return f"can be told from the {against}"
+    return f"knows clearly more than the {against}" if top.difference > 0 else (
+        f"knows clearly less than the {against}: over-forgetting is a trace too"
+    )
+
+
+def overall(verdicts: Sequence[schema.Verdict]) -> schema.Outcome | None:
+    """The worst of all verdicts; None when there was no claim."""
+    return max((v.verdict for v in verdicts), key=lambda outcome: ORDER[outcome], default=None)
