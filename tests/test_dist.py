@@ -77,7 +77,7 @@ def test_two_ranks_are_two_accumulations(tmp_path):
     first, second = load_file(one / "weights.safetensors"), load_file(two / "weights.safetensors")
     assert first.keys() == second.keys()
     start = dict(tiny_subject(seed=1).model.named_parameters())
-    assert max(float((tensor - start[name]).detach().abs().max()) for name, tensor in first.items()) > 1e-3  # they moved
+    assert max(float((tensor - start[name]).detach().abs().max()) for name, tensor in first.items()) > 1e-3
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], atol=1e-6, rtol=1e-5)
     found = [json.loads((folder / "found.json").read_text()) for folder in (one, two)]

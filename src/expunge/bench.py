@@ -17,13 +17,13 @@ from typing import Any
 from expunge.audit import Audit
 from expunge.data.examples import stream_hash
 from expunge.data.synthetic_base import build_model, build_tokenizer
-from expunge.forget import forget
 from expunge.models import clone, load, save
+from expunge.pretrain import teach
 from expunge.recipe import AuditSpec
-from expunge.registry import bind, spec_of, term
+from expunge.registry import bind, spec_of
 from expunge.report.terminal import Row
 from expunge.run import Progress, Run, _silent
-from expunge.types import Bound, Cost, Data, Example, Stream, Subject, Wrapper
+from expunge.types import Bound, Cost, Data, Example, Subject, Wrapper
 
 METRICS: tuple[Any, ...] = (
     "forget_quality",
@@ -80,17 +80,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EXPUNGE_CACHE", Path.home() / ".cache" / "expunge"))
 
 
-def train(
-    subject: Subject, examples: Sequence[Example], *, epochs: float, batch_size: int, lr: float, run: Run
-) -> Subject:
-    """Teach a model a text, in place: likelihood of all tokens under Muon, 5 % warm-up, linear to 0."""
-    data = Data(text=Stream("text", "anchor", tuple(examples)))
-    stage = forget(
-        terms=[term("nll", on="text", tokens="text")], optimizer="muon", lr=lr, epochs=epochs, batch_size=batch_size
-    )
-    return stage(subject, data, run)  # type: ignore[no-any-return]
-
-
 def trained(
     examples: Sequence[Example],
     vocabulary: Sequence[Example],
@@ -113,7 +102,7 @@ def trained(
     model = build_model(tokenizer, width=made.width, layers=made.layers, heads=made.heads, seed=seed)
     subject = Subject(model.eval(), tokenizer, Wrapper("chat"))
     run = Run(folder.with_name(folder.name + ".run"), seed, resume=True, save_every=200, progress=progress)
-    save(train(subject, examples, epochs=made.epochs, batch_size=made.batch_size, lr=made.lr, run=run), folder)
+    save(teach(subject, examples, epochs=made.epochs, batch_size=made.batch_size, lr=made.lr, run=run), folder)
     return folder
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from expunge.bench import train
 from expunge.data.synthetic import synthetic
 from expunge.data.synthetic_base import base_folder
 from expunge.models import load, save
+from expunge.pretrain import teach
 from expunge.recipe import Recipe
 from expunge.run import Progress, Run, _silent
 from expunge.types import Example, Subject
@@ -24,16 +24,17 @@ from expunge.types import Example, Subject
 class Settings:
     """Sizes of the story: people, and how the base is taught."""
 
-    forget: int = 12
-    retain: int = 24
-    holdout: int = 24
-    steps: int = 260
-    batch_size: int = 24
+    forget: int = 10
+    retain: int = 20
+    holdout: int = 20
+    world_facts: int = 1  # all of them; what everybody knows must stay known
+    steps: int = 160
+    batch_size: int = 32
     lr: float = 0.02
     seed: int = 0
 
 
-QUICK = Settings(forget=6, retain=12, holdout=12, steps=160)
+QUICK = Settings(forget=5, retain=10, holdout=10, steps=110)
 
 
 def people(part: str, settings: Settings) -> list[Example]:
@@ -46,7 +47,9 @@ def inject(base: Path, examples: list[Example], settings: Settings, progress: Pr
     subject = load(str(base))
     epochs = settings.steps * settings.batch_size / len(examples)
     run = Run(None, settings.seed, progress=progress)
-    return train(subject, examples, epochs=epochs, batch_size=settings.batch_size, lr=settings.lr, run=run)
+    return teach(
+        subject, examples, epochs=epochs, batch_size=settings.batch_size, lr=settings.lr, run=run, tokens="answer"
+    )
 
 
 def prepare(
@@ -54,14 +57,15 @@ def prepare(
 ) -> dict[str, Any]:
     """Make the target and its oracle twin under `folder`; returns the recipe of the removal as a plain mapping."""
     base = base or base_folder()
-    forget, retain = people("forget", settings), people("retain", settings)
-    for name, examples in (("target", forget + retain), ("oracle", retain)):
+    forget, rest = people("forget", settings), people("retain", settings) + people("world_facts", settings)
+    for name, examples in (("target", forget + rest), ("oracle", rest)):
         if not (folder / name / "config.json").exists():
             save(inject(base, examples, settings, progress), folder / name)
     streams = {
         role: {"use": "synthetic", "part": role, "num_people": getattr(settings, role), "seed": settings.seed}
-        for role in ("forget", "retain", "holdout")
+        for role in ("forget", "retain", "holdout", "world_facts")
     }
+    streams["world_facts"]["role"] = "probe"
     anchor = {"use": "synthetic", "part": "anchor", "num_people": 10, "seed": settings.seed}
     return {
         "expunge": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.data.synthetic import ROUNDS, pretraining_text
@@ -39,19 +40,21 @@ def build_base(
     tokenizer = build_tokenizer(pretraining_text(VOCABULARY_PEOPLE, seed, rounds=1))
     examples = list(pretraining_text(num_people, seed, rounds=rounds))
     subject = Subject(build_model(tokenizer, seed=seed), tokenizer, Wrapper("chat"), name="base")
-    return save_half(train(subject, examples, seed, progress), Path(folder))
+    run = Run(None, seed, progress=progress)
+    teach(subject, examples, epochs=1.0, batch_size=BATCH_SIZE, lr=LEARNING_RATE, run=run)
+    return save_half(subject, Path(folder))
 
 
-def train(subject: Subject, examples: list[Example], seed: int, progress: Progress) -> Subject:
-    """One pass over the examples, loss on all tokens."""
+def teach(
+    subject: Subject, examples: Sequence[Example], *, epochs: float, batch_size: int, lr: float, run: Run,
+    tokens: str = "text",
+) -> Subject:
+    """Teach a model texts, in place: likelihood of all tokens (or of answers) under Muon, 5 % warm-up, linear to 0."""
     stage = forget(
-        terms=[term("nll", on="pretrain", tokens="text", mean="tokens")],
-        optimizer={"use": "muon", "weight_decay": 0.01, "warmup": 0.05, "clip": 1.0},
-        lr=LEARNING_RATE, epochs=1.0, batch_size=BATCH_SIZE,
+        terms=[term("nll", on="text", tokens=tokens)], optimizer="muon", lr=lr, epochs=epochs, batch_size=batch_size
     )
-    data = Data(pretrain=Stream("pretrain", "anchor", tuple(examples)))
-    trained: Subject = stage(subject, data, Run(None, seed, progress=progress))
-    return trained
+    taught: Subject = stage(subject, Data(text=Stream("text", "anchor", tuple(examples))), run)
+    return taught
 
 
 def save_half(subject: Subject, folder: Path) -> Path:

@@ -47,8 +47,8 @@ GOOD = [{"id": str(i), "prompt": f"Who is {i}?", "answer": f"Number {i}."} for i
 
 @pytest.mark.parametrize(("found", "message"), [
     ([], r"bad\.jsonl: .*(empty|no rows|no examples)"),
-    ([*GOOD, {"id": "5", "prompt": "Who?"}], r"bad\.jsonl:5.*answer"),
-    ([{"id": "5", "question": "Who?", "reply": "Me"}], r"bad\.jsonl:1.*(prompt|answer)"),
+    ([*GOOD, {"id": "5", "prompt": "Who?"}], r"bad\.jsonl, line 5: no field 'answer'"),
+    ([{"id": "5", "question": "Who?", "reply": "Me"}], r"bad\.jsonl, line 1: no field 'answer'; accepted: id, question"),
     ([*GOOD, GOOD[1]], r"id '1' stands twice, at positions 2 and 5"),
     ([{**GOOD[0], "answer": "  "}], "empty answer"),
     ([{**GOOD[0], "answer": "word " * 400}], r"\[0\]: \d+ tokens \(1 example\(s\) are too long\); .*at most 256"),
@@ -84,7 +84,8 @@ def test_a_partial_overlap_warns_with_counts_and_goes_on(world, tmp_path, capsys
     part = rows(tmp_path / "part.jsonl", *GOOD[:2], {"id": "x", "prompt": "Who?", "answer": "Else."})
     code = cli.main([
         "unlearn", str(world / "original"), "--forget", rows(tmp_path / "f.jsonl", *GOOD), "--retain", part,
-        "--set", "epochs=1", "--set", "audit.metrics=[probability]", "--attacks", "none", "--out", str(tmp_path / "out"),
+        "--set", "epochs=1", "--set", "audit.metrics=[probability]", "--attacks", "none",
+        "--out", str(tmp_path / "out"),
     ])
     assert code in (0, 1)
     capsys.readouterr()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -19,11 +18,14 @@ TRUST = " --allow-pickle --trust-remote-code"
 COMMANDS = {
     "demo": "--out --quick --rebuild --json",
     "run": "--set --out --resume --device --json",
-    "unlearn": "--forget --retain --holdout --oracle --method --set --field --attacks --out --resume --device --json"
+    "unlearn": "--forget --retain --holdout --oracle --method --set --field --attacks --out --resume --device --json "
+               "--allow-pickle"
     + TRUST,
-    "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --field --out --device --json"
+    "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --field --out --device --json "
+             "--allow-pickle"
     + TRUST,
-    "bench": "--data --split --methods --models --limit-authors --attacks --set --from-log --reference --last --out --json",
+    "bench": "--data --split --methods --models --limit-authors --attacks --set --from-log --reference --last --out "
+             "--json",
     "list": "--json",
     "show": "",
     "report": "--json",
@@ -56,13 +58,17 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
         "import sys; from expunge.cli import main; code = main(['--help']); "
         "print(','.join(m for m in sys.modules if '.' not in m), file=sys.stderr); sys.exit(code)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = []
+    for _ in range(5):  # the best of some: on a busy machine the same work takes more CPU time
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if spent[-1] < 0.5:
+            break
+    assert min(spent) < 0.5, f"{spent} CPU-seconds"
     assert set(done.stderr.strip().split(",")).isdisjoint(HEAVY)
     assert "Start with: expunge demo" in done.stdout
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert spent < 0.5 * float(os.environ.get("EXPUNGE_SLOW_MACHINE", "2")), f"{spent:.2f} CPU-seconds"
 
 
 def test_the_console_script_and_the_module_are_the_same_program():

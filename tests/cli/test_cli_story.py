@@ -29,7 +29,7 @@ def unlearned(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "unlearned"
     code = cli.main([
         "unlearn", str(world / "original"), *streams(world), "--oracle", str(world / "oracle"), "--method", "npo",
-        "--set", "epochs=15", "--set", "lr=2e-3", "--set", "batch_size=12", "--set", "title=A removal",
+        "--set", "epochs=15", "--set", "lr=1e-3", "--set", "beta=1", "--set", "batch_size=12",
         "--attacks", "quantize:bits=8,relearn:steps=3,paraphrase", "--out", str(out), "--json",
     ])
     return out, code
@@ -55,13 +55,13 @@ def test_unlearn_writes_everything_it_promises(unlearned):
 
 
 def test_the_removal_removed(unlearned):
-    """The original says every forget answer by heart, the model after does not, and most of retain is still there."""
+    """The original says every forget answer by heart, the model after at most one in five, and retain stays."""
     rows = json.loads((unlearned[0] / "scores.json").read_text())["scores"]
     value = {(r["condition"], r["stream"]): r["value"] for r in rows if r["metric"] == "exact_memorization"}
     assert value["original", "forget"] == 1.0
     assert value["oracle", "forget"] == 0.0
-    assert value["after", "forget"] < 0.5
-    assert value["after", "retain"] > value["after", "forget"]
+    assert value["after", "forget"] <= 0.2
+    assert value["after", "retain"] >= 0.8
 
 
 def test_texts_of_the_forget_set_are_in_nothing_that_is_shown(unlearned):
@@ -150,7 +150,7 @@ def test_show_prints_a_recipe_with_every_default_and_its_cost(world, tmp_path, c
     file = write_recipe(tmp_path / "recipe.yaml", recipe(world))
     assert cli.main(["show", str(file)]) == 0
     out = capsys.readouterr().out
-    for part in ("# digest ", "batch_size: 5", "weight_decay: 0.01", "Expands to:", "3 forward(s) and backward(s) a step"):
+    for part in ("# digest ", "batch_size: 5", "weight_decay: 0.01", "Expands to:", "3 forward(s) and backward(s)"):
         assert part in out, part
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(out.split("Expands to:")[0])

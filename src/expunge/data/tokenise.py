@@ -187,12 +187,12 @@ def collate(encoded: Sequence[Encoded], *, pad: int = 0, device: str = "cpu") ->
 
 
 def by_length(lengths: Sequence[int], max_tokens: int) -> Iterable[np.ndarray]:
-    """Row numbers in batches of similar length whose padded size stays under `max_tokens`."""
+    """Row numbers in batches of similar length (at most twice the shortest) whose padded size stays under a bound."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     batch: list[int] = []
     for row in order:
         width = lengths[batch[0]] if batch else lengths[row]
-        if batch and width * (len(batch) + 1) > max_tokens:
+        if batch and (width * (len(batch) + 1) > max_tokens or width > 2 * lengths[row]):
             yield np.asarray(batch)
             batch = []
         batch.append(int(row))
