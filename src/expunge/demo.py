@@ -72,7 +72,7 @@ def prepare(
         "title": f"Removal of {settings.forget} people from a small model that knew them",
         "model": {"from": str(folder / "target")},
         "data": {**streams, "anchor": anchor},
-        "method": {"use": "npo", "lr": 1e-3, "epochs": 8, "batch_size": 32, "retain": "kl", "alpha": 2.0},
+        "method": {"use": "npo", "lr": 2e-3, "epochs": 15, "batch_size": 32, "alpha": 20.0},
         "audit": {
             "attacks": [
                 {"use": "quantize", "bits": 8},

@@ -48,7 +48,7 @@ GOOD = [{"id": str(i), "prompt": f"Who is {i}?", "answer": f"Number {i}."} for i
 @pytest.mark.parametrize(("found", "message"), [
     ([], r"bad\.jsonl: .*(empty|no rows|no examples)"),
     ([*GOOD, {"id": "5", "prompt": "Who?"}], r"bad\.jsonl, line 5: no field 'answer'"),
-    ([{"id": "5", "question": "Who?", "reply": "Me"}], r"bad\.jsonl, line 1: no field 'answer'; accepted: id, question"),
+    ([{"id": "5", "question": "Who?", "reply": "Me"}], r"bad\.jsonl, line 1: no field .answer.; accepted: id"),
     ([*GOOD, GOOD[1]], r"id '1' stands twice, at positions 2 and 5"),
     ([{**GOOD[0], "answer": "  "}], "empty answer"),
     ([{**GOOD[0], "answer": "word " * 400}], r"\[0\]: \d+ tokens \(1 example\(s\) are too long\); .*at most 256"),
