@@ -66,13 +66,14 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 class Architecture:
     """A small Llama trained from scratch and how long: the recipe of `benchmarks/RESULTS.md`."""
 
-    width: int = 128
+    width: int = 192
     layers: int = 4
     heads: int = 4
     vocabulary: int = 4096
-    epochs: float = 16.0
+    epochs: float = 14.0
     batch_size: int = 16
     lr: float = 0.05
+    tokens: str = "answer"
 
 
 def cache_folder() -> Path:
@@ -102,7 +103,10 @@ def trained(
     model = build_model(tokenizer, width=made.width, layers=made.layers, heads=made.heads, seed=seed)
     subject = Subject(model.eval(), tokenizer, Wrapper("chat"))
     run = Run(folder.with_name(folder.name + ".run"), seed, resume=True, save_every=200, progress=progress)
-    save(teach(subject, examples, epochs=made.epochs, batch_size=made.batch_size, lr=made.lr, run=run), folder)
+    teach(
+        subject, examples, epochs=made.epochs, batch_size=made.batch_size, lr=made.lr, run=run, tokens=made.tokens
+    )
+    save(subject, folder)
     return folder
 
 

@@ -34,7 +34,7 @@ class Settings:
     seed: int = 0
 
 
-QUICK = Settings(forget=5, retain=10, holdout=10, steps=110)
+QUICK = Settings(forget=5, retain=10, holdout=5, steps=110)
 
 
 def people(part: str, settings: Settings) -> list[Example]:

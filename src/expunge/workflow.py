@@ -155,14 +155,14 @@ class Workflow:
         return f"Removal of {size} examples from {Path(self.recipe.source).name}"
 
     def _method(self) -> schema.Method | None:
-        made = self.recipe.method
+        made, recipe = self.recipe.method, self.recipe.to_yaml(show_text=False)
         if not self.recipe.stages:
             return None
         if made is None:
-            return schema.Method("recipe", summary="stages composed by hand", recipe=self.recipe.to_yaml(show_text=False))
+            return schema.Method("recipe", summary="stages composed by hand", recipe=recipe)
         summary = (made.fn.__doc__ or "").split("\n", 1)[0]
         return schema.Method(
-            made.name, made.meta.get("paper", ""), summary, self.recipe.to_yaml(show_text=False), made.meta.get("differs", "")
+            made.name, made.meta.get("paper", ""), summary, recipe, made.meta.get("differs", "")
         )
 
     def _curve(self) -> tuple[schema.TrainingPoint, ...]:

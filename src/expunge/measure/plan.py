@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from expunge import dist
 from expunge.data.tokenise import Encoded, Text, encode, texts_of
@@ -50,8 +52,25 @@ class Measured:
 class _Job:
     asked: Asked
     texts: list[Text]
-    encoded: list[Encoded]
+    digest: str  # of the texts and how they are tokenised
     path: Path | None
+    encoded: list[Encoded] = field(default_factory=list)
+
+
+REMEMBERED = 64
+_encoded: OrderedDict[str, list[Encoded]] = OrderedDict()  # conditions of one audit ask the same texts again and again
+
+
+def _encode(subject: Subject, job: _Job) -> None:
+    """Fill `job.encoded`, from memory where the same texts were tokenised the same way before."""
+    limit = context_length(subject)
+    key = f"{job.digest}.{limit}"
+    if key not in _encoded:
+        _encoded[key] = encode(subject, job.texts, limit=limit, where=job.asked[0])
+        while len(_encoded) > REMEMBERED:
+            _encoded.popitem(last=False)
+    _encoded.move_to_end(key)
+    job.encoded.extend(_encoded[key])
 
 
 def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = None, device: str = "cpu") -> Measured:
@@ -67,15 +86,18 @@ def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = No
     tables: dict[Asked, Table] = {}
     missing: dict[Asked, str] = {}
     weights = weights_hash(subject) if cache is not None else ""
+    voice = _voice(subject)
     prepared: list[_Job] = []
     for asked, columns in sorted(plan.wanted.items()):
-        job = _prepare(subject, data, asked, columns, weights, cache)
+        job = _prepare(subject, data, asked, columns, cache, weights=weights, voice=voice)
         if isinstance(job, str):
             missing[asked] = job
         else:
             prepared.append(job)
     stored = dist.agree([job.path is not None and job.path.exists() for job in prepared])
     jobs = [job for job, ready in zip(prepared, stored, strict=True) if not ready]
+    for job in jobs:
+        _encode(subject, job)
     tables |= {
         job.asked: Table.read(job.path) for job, ready in zip(prepared, stored, strict=True) if ready and job.path
     }
@@ -93,7 +115,7 @@ def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = No
 
 
 def _prepare(
-    subject: Subject, data: Data, asked: Asked, columns: set[str], weights: str, cache: Path | None
+    subject: Subject, data: Data, asked: Asked, columns: set[str], cache: Path | None, *, weights: str, voice: str
 ) -> _Job | str:
     """Texts of a table, or the reason why there are none."""
     stream, instrument, variant = asked
@@ -111,25 +133,24 @@ def _prepare(
         texts = [text for text in texts if text.prompt]
     if not texts:
         return f"stream '{stream}' has no prompts to ask"
-    encoded = encode(subject, texts, limit=context_length(subject), where=stream)
+    digest = _digest(voice, [[text.id, text.item, text.prompt, text.answer, text.spans] for text in texts])
     path = None
-    if cache is not None:
-        key = _key(subject, texts, instrument, sorted(columns), weights)
+    if cache is not None:  # weights, texts and voice, columns, dtype and batch size; anything else cannot matter
+        dtype = str(next(subject.model.parameters()).dtype)
+        key = _digest(digest, weights, instrument, sorted(columns), dtype, BATCH_TOKENS)
         path = cache / f"{stream}.{variant}.{instrument}.{key}.parquet"
-    return _Job(asked, texts, encoded, path)
+    return _Job(asked, texts, digest, path)
 
 
-def _key(subject: Subject, texts: Sequence[Text], instrument: str, columns: Sequence[str], weights: str) -> str:
-    """Weights, texts, template, tokenizer, instrument, columns, dtype and batch size; anything else cannot matter."""
-    digest = hashlib.sha256()
-    dtype = str(next(subject.model.parameters()).dtype)
-    parts = [weights, subject.wrapper.template, instrument, dtype, BATCH_TOKENS, list(columns)]
-    parts += [subject.tokenizer.chat_template, subject.tokenizer.eos_token_id]
-    digest.update(json.dumps(parts).encode())
-    digest.update(subject.tokenizer.backend_tokenizer.to_str().encode())
-    for text in texts:
-        digest.update(json.dumps([text.id, text.item, text.prompt, text.answer]).encode())
-    return digest.hexdigest()[:16]
+def _voice(subject: Subject) -> str:
+    """What decides how a text becomes tokens: tokenizer and template."""
+    tokenizer = subject.tokenizer
+    inner = tokenizer.backend_tokenizer.to_str()
+    return _digest(inner, tokenizer.chat_template, tokenizer.eos_token_id, subject.wrapper.template)
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _run_tokens(
