@@ -54,11 +54,11 @@ COLUMNS = (
 )
 # One setting per method for the small models trained here; the methods' own defaults are the authors', for 7B models.
 SMALL: Mapping[str, Mapping[str, Any]] = {
-    "ga": {"lr": 1e-4, "epochs": 5},
-    "graddiff": {"lr": 3e-4, "epochs": 5},
-    "npo": {"lr": 1e-3, "epochs": 10},
-    "simnpo": {"lr": 1e-3, "epochs": 10},
-    "idk_dpo": {"lr": 1e-3, "epochs": 10},
+    "ga": {"lr": 3e-4, "epochs": 5},
+    "graddiff": {"lr": 1e-3, "epochs": 8, "alpha": 5.0},
+    "npo": {"lr": 2e-3, "epochs": 8, "alpha": 5.0},
+    "simnpo": {"lr": 1e-3, "epochs": 8, "alpha": 2.0, "gamma": 1.0},
+    "idk_dpo": {"lr": 2e-3, "epochs": 8, "alpha": 5.0},
 }
 
 
@@ -136,12 +136,12 @@ class Bench:
         spec = AuditSpec(tuple(bind("metric", name) for name in METRICS), attacks)
         audit = Audit(self.audited, spec, self.folder / "tables", self.device, self.progress)
         chosen = [self.bound(name) for name in methods]
-        audit.expected = (2 + len(chosen)) * (1 + len(attacks))
+        audit.expected = 1 + (bool(self.oracle) + len(chosen)) * (1 + len(attacks))
         start = load(self.original, device=self.device)
         twin = load(self.oracle, device=self.device) if self.oracle else None
-        for name, subject in (("oracle", twin), ("original", start)):
-            if subject is not None:
-                self._measure(audit, subject, name)
+        if twin is not None:
+            self._measure(audit, twin, "oracle")
+        audit.measure(start, "original")
         for method in chosen:
             self._measure(audit, self._unlearn(method, clone(start)), method.name)
         return audit
@@ -151,6 +151,7 @@ class Bench:
         return bind("method", {"use": name, **self.settings.get(name, {})}, f"methods.{name}")
 
     def _measure(self, audit: Audit, subject: Subject, name: str) -> None:
+        """A subject as it is and under every attack."""
         audit.measure(subject, name)
         for attack in audit.spec.attacks:
             begun = time.perf_counter()

@@ -95,8 +95,11 @@ def _tofu(
     from expunge.bench import ATTACKS, Architecture, Bench, trained
     from expunge.cli.screen import bars
     from expunge.data.benchmarks.tofu import tofu_data
+    from expunge.registry import bind
     from expunge.types import Data, Stream
 
+    for method in methods:  # a wrong name or argument is told before anything is spent
+        bind("method", {"use": method, **settings[method]}, f"methods.{method}")
     streams = tofu_data(folder, split, limit)  # type: ignore[arg-type]
     training = Data(forget=streams["forget"], retain=Stream("retain", "retain", streams["retain_train"].examples))
     audited = Data({name: streams[name] for name in ("forget", "retain", "real_authors", "world_facts")})
@@ -118,8 +121,6 @@ def _tofu(
             settings,
             progress=progress,
         )
-        for method in methods:
-            made.bound(method)  # a wrong name or argument is told before anything is spent
         audit = made.run(methods)
     return _print(made.rows(audit), out, as_json)
 
