@@ -189,9 +189,10 @@ class Workflow:
             return
         evidence.write(self.folder)
         write_text(self.folder / "report.html", html.render(evidence))
-        for name in ("model", "adapter"):
+        for name, library in (("model", "transformers"), ("adapter", "peft")):
             if (self.folder / name).is_dir():
-                write_text(self.folder / name / "README.md", card.model_card(evidence, base_model=self.recipe.source))
+                text = card.model_card(evidence, base_model=self.recipe.source, library=library)
+                write_text(self.folder / name / "README.md", text)
 
 
 def bill(done: tuple[Event, ...], audit: Audit, seconds: float) -> schema.RunCost:
@@ -213,12 +214,15 @@ def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def collect_warnings(notes: list[str]) -> Iterator[None]:
     """Our own warnings go into the evidence; everybody else's pass on."""
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("always", ExpungeWarning)
-        try:
-            yield
-        finally:
-            notes += [str(one.message) for one in caught if isinstance(one.message, ExpungeWarning)]
+        others = warnings.showwarning
+
+        def show(message: Warning | str, *where: Any) -> None:
+            notes.append(str(message)) if isinstance(message, ExpungeWarning) else others(message, *where)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def default_folder(name: str) -> Path:

@@ -118,7 +118,7 @@ def test_every_value_interval_and_reason_is_there(evidence: Evidence) -> None:
     for verdict in evidence.verdicts:
         assert verdict.reason in text
     for wanted in ("+19.4 points", "+14.2 to +24.7", "± 5 points", "93 %", "INCONCLUSIVE", evidence.digest,
-                   "Suffix search (gcg)", "3 of 200 forget examples", "468,200", "18.9 s", "612 MiB", "2.13.0+cpu",
+                   "Suffix search (gcg)", "3 of 200 forget examples", "468,200", "18.9 s", "612 MB", "2.13.0+cpu",
                    "method: {use: npo, beta: 0.1, retain: kl}", "29.6 %", "1 August 2026, 14:05 UTC"):
         assert wanted in text, wanted
 

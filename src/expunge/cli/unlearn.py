@@ -29,6 +29,8 @@ def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
         if colon and len(use) > 1 and "/" not in use
         else {"use": _reader_of(text), "path": text}
     )
+    if named["use"] == "csv" and named["path"].removesuffix(".gz").endswith(".tsv"):
+        named["delimiter"] = "\t"
     own = {"prompt", "answer", "id"}
     pairs = {}
     for pair in fields or []:

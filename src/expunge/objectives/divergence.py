@@ -19,20 +19,20 @@ class _ForwardKL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, reference: Tensor) -> Tensor:
         gap = torch.empty_like(logits)
-        value = logits.new_empty(len(logits))
+        value = logits.new_empty(len(logits), dtype=torch.promote_types(logits.dtype, torch.float32))
         for rows in torch.arange(len(logits)).split(CHUNK):
             a, b = int(rows[0]), int(rows[-1]) + 1
-            logp, logq = reference[a:b].log_softmax(-1), logits[a:b].log_softmax(-1)
+            logp, logq = (one[a:b].to(value.dtype).log_softmax(-1) for one in (reference, logits))
             p = logp.exp()
             value[a:b] = (p * (logp - logq)).sum(-1)
-            torch.sub(logq.exp_(), p, out=gap[a:b])
+            gap[a:b] = logq.exp_().sub_(p)
         ctx.save_for_backward(gap)
         return value
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (gap,) = ctx.saved_tensors
-        return gap * grads[0].unsqueeze(-1), None
+        return gap * grads[0].unsqueeze(-1).to(gap.dtype), None
 
 
 @objective("kl", mean="tokens", tokens="text", needs={"ref", "vocab", "ref_vocab"})

@@ -265,7 +265,7 @@ def _date(created: str) -> str:
 def _memory(megabytes: float | None) -> str:
     if megabytes is None:
         return "not recorded"
-    return f"{numbers.significant(megabytes / 1024)} GiB" if megabytes >= 1024 else f"{megabytes:.0f} MiB"
+    return f"{numbers.significant(megabytes / 1000)} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
 
 
 def _plain(value: Any) -> str:
