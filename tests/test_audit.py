@@ -13,7 +13,7 @@ from expunge.recipe import AuditSpec
 from expunge.registry import bind
 from expunge.report import schema
 from expunge.types import Cost, Data, Event, Score, Stream
-from expunge.verdicts import compare, overall, twin_of, worst
+from expunge.verdicts import compare, compare_values, judge, overall, twin_of, worst
 from support.learned import knows, short_data
 
 CLAIMS = ("exact_memorization", "extraction_strength", "probability")
@@ -110,8 +110,8 @@ def test_attacks_are_conditions_of_after_and_of_the_oracle():
     before = weights_hash(knows("forget"))
     audit = audited(knows("forget"), oracle=knows("retain"), of=spec(*attacks, metrics=("exact_memorization",)))
     labels = ("quantize(bits=8)", "relearn(steps=2)", "paraphrase")
-    names = [f"{of}+{name}" for name in labels for of in ("oracle", "after")]
-    assert list(audit.states) == ["oracle", "after", *names]
+    names = {of: [of, *(f"{of}+{label}" for label in labels)] for of in ("oracle", "after")}
+    assert list(audit.states) == names["oracle"] + names["after"]
     assert twin_of("after+quantize(bits=8)") == "oracle+quantize(bits=8)"
     (verdict,) = [v for v in audit.verdicts() if v.claim == "forgotten"]
     assert [check.condition for check in verdict.checked] == [name for name in audit.states if name.startswith("after")]
@@ -186,3 +186,22 @@ def test_the_bill_of_an_attack_is_its_own():
     trained = knows("forget").after(Event("stage", "forget", cost=Cost(steps=1000)))
     audit = audited(trained, of=spec({"use": "relearn", "steps": 3}, metrics=("exact_memorization",)))
     assert audit.states["after+relearn(steps=3)"].condition.cost.steps == 3
+
+
+def test_membership_counts_as_forgotten_or_not():
+    """AUC 0.99 (0.98 to 1.00) against the oracle's 0.5 (0.45 to 0.55): clearly different. Near it: equivalent."""
+    told, blind = Score(0.99, (0.98, 1.0), unit="AUC"), Score(0.5, (0.45, 0.55), unit="AUC")
+    assert compare_values("after", told, blind, 0.1)[0].verdict == "FAIL"
+    assert compare_values("after", blind, Score(0.51, (0.46, 0.56)), 0.1)[0].verdict == "PASS"
+    assert compare_values("after", blind, Score(0.51, (0.2, 0.8)), 0.1)[0].verdict == "INCONCLUSIVE"
+
+
+def test_what_cannot_be_claimed_is_listed_with_its_reason():
+    scores = {"after": {("forget", "truth_ratio"): Score.missing("no example of 'forget' has a field 'perturbed'")}}
+    data = Data(forget=Stream("forget", "forget", ()))
+    found, unclaimed = judge(scores, data, 0.1)
+    assert found == []
+    assert {(one.what, one.why) for one in unclaimed} == {
+        ("forgotten: truth_ratio on forget", "no example of 'forget' has a field 'perturbed'"),
+        ("what was kept", "no retain stream was given"),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 import expunge.forget as loop_module
 from expunge.errors import DataError, Interrupted, NonFinite, RecipeError
 from expunge.forget import draw, forget
-from expunge.models import clone
+from expunge.models import ExpungeWarning, clone, load, weights_hash
+from expunge.recipe import Recipe
 from expunge.registry import bind, term
 from expunge.run import Run
 from expunge.types import Data, Movable, Stream, Subject
 from expunge.updates import Updater
+from expunge.workflow import Workflow
 from support.streams import records, small_data
 
 TERMS = [term("npo", on="forget", beta=0.5), term("kl", on="retain"), term("nll", on="retain", weight=0.5)]
@@ -210,3 +213,45 @@ def test_a_text_longer_than_the_context_is_told_before_training(tiny):
     data["forget"] = Stream("forget", "forget", (long,))
     with pytest.raises(DataError, match=r"f/0.*tokens.*at most 256"):
         stage()(clone(tiny), Data(data), Run())
+
+
+def test_terms_over_two_streams_must_see_the_same_rows(tiny):
+    """Rows that do not pair would prefer one example's refusal to another one's answer."""
+    data = small_data()
+    one = replace(data["forget"].examples[1], alternative=None)
+    holes = (data["forget"].examples[0], one, *data["forget"].examples[2:])
+    data["forget"] = Stream("forget", "forget", holes)
+    with pytest.raises(DataError, match="row by row"):
+        stage(terms=[term("dpo", on=("forget:alternative", "forget"))])(clone(tiny), data, Run())
+    with pytest.raises(DataError, match="row by row"):
+        stage(terms=[term("dpo", on=("retain", "forget"))])(clone(tiny), small_data(), Run())
+
+
+def test_a_term_that_counts_nothing_is_told(tiny):
+    data = small_data()
+    bare = tuple(replace(example, spans=()) for example in data["forget"].examples)
+    data["forget"] = Stream("forget", "forget", bare)
+    with pytest.raises(DataError, match="no token counts under tokens: spans"):
+        stage(terms=[term("ascent", on="forget", tokens="spans")])(clone(tiny), data, Run())
+
+
+def test_weights_in_half_precision_are_warned_about(tiny):
+    half = clone(tiny)
+    half.model.to(torch.bfloat16)
+    with pytest.warns(ExpungeWarning, match="half precision"):
+        stage(terms=[term("nll", on="retain")], steps=1)(half, small_data(), Run())
+
+
+def test_two_adapters_in_a_row_are_saved_as_the_model_that_was_audited(tmp_path, tiny_model_dir):
+    """The second scope folds the first adapter in; an adapter alone would be saved without it."""
+    rows = [{"id": str(i), "prompt": f"Who is {i}?", "answer": f"It is {i}."} for i in range(4)]
+    nll, lora = {"use": "nll", "on": "forget"}, {"use": "lora", "rank": 2}
+    one = {"use": "forget", "terms": [nll], "scope": lora, "steps": 2, "lr": 0.05}
+    plain = {"model": str(tiny_model_dir), "data": {"forget": {"use": "inline", "rows": rows}}}
+    Workflow(Recipe.of({**plain, "stages": [one]}), tmp_path / "one").execute()
+    assert (tmp_path / "one" / "adapter").is_dir()
+    Workflow(Recipe.of({**plain, "stages": [one, one]}), tmp_path / "two").execute()
+    saved = load(str(tmp_path / "two" / "model"))
+    assert not (tmp_path / "two" / "adapter").exists()
+    lineage = json.loads((tmp_path / "two" / "lineage.json").read_text())
+    assert weights_hash(saved) == lineage["result"]["weights"]

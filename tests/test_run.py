@@ -153,7 +153,7 @@ def test_an_interrupted_command_ends_3_and_resumes(world, tmp_path):
     assert wait(pid) == 3
     assert said.read_text().splitlines() == [
         f"expunge: {out}: stopped on request; everything up to the last step is saved. "
-        "Continue with the same command and --resume"
+        "Continue with the same command, the same --out and --resume"
     ]
     assert 3 < len(records(out)) < 60
     assert not (out / "model").exists()

@@ -61,18 +61,18 @@ class Audit:
         self.expected = len(self.states) + (original is not None) + subjects * (1 + len(self.spec.attacks))
         if original is not None:
             self.measure(original(), "original")
-        twin = oracle() if oracle is not None else None
-        if twin is not None:
-            self.measure(twin, "oracle")
+        if oracle is not None:
+            self._measure_all(oracle(), "oracle")
         if "original" in self.states:  # measured before its reference was there
             first = self.states["original"]
             self.states["original"] = replace(first, scores=self._scores("original", first.measured))
-        self.measure(after, "after")
-        for attack in self.spec.attacks:
-            for of, subject in (("oracle", twin), ("after", after)):
-                if subject is not None:
-                    self.attack(attack, subject, of)
+        self._measure_all(after, "after")
         self.seconds += time.perf_counter() - begun
+
+    def _measure_all(self, subject: Subject, name: str) -> None:
+        self.measure(subject, name)
+        for attack in self.spec.attacks:
+            self.attack(attack, subject, name)
 
     def measure(self, subject: Subject, name: str, condition: schema.Condition | None = None) -> None:
         """Measure a subject under a name; the oracle's tables of the same condition serve as its reference."""

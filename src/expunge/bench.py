@@ -23,6 +23,7 @@ from expunge.recipe import AuditSpec
 from expunge.registry import bind, spec_of
 from expunge.report.terminal import Row
 from expunge.run import Progress, Run, _silent
+from expunge.scoring import label
 from expunge.types import Bound, Cost, Data, Example, Subject, Wrapper
 
 METRICS: tuple[Any, ...] = (
@@ -156,7 +157,7 @@ class Bench:
         for attack in audit.spec.attacks:
             begun = time.perf_counter()
             audit.attack(attack, subject, name)
-            self.seconds[f"{name}+{attack.name}"] = time.perf_counter() - begun
+            self.seconds[f"{name}+{label(attack)}"] = time.perf_counter() - begun
 
     def _unlearn(self, method: Bound, subject: Subject) -> Subject:
         begun = time.perf_counter()

@@ -103,6 +103,7 @@ def sum_number(value: float) -> float:
         return value
     import torch
 
-    total = torch.tensor([value], dtype=torch.float64)
+    where = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"  # nccl moves nothing that is on the CPU
+    total = torch.tensor([value], dtype=torch.float64, device=where)
     torch.distributed.all_reduce(total)
     return float(total)

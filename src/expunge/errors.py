@@ -68,6 +68,14 @@ class Interrupted(ExpungeError):
     exit_code = 3
 
 
+def brief(value: object) -> str:
+    """A value as an error may show it: short, and never the contents of a list or mapping (they may be texts)."""
+    if isinstance(value, (list, tuple, dict, set, frozenset)):
+        return f"a {type(value).__name__} of {len(value)}"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:40]}... ({len(shown)} characters)"
+
+
 def close_to(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?` when something is close, otherwise the list of what is known."""
     names = sorted(known)

@@ -9,6 +9,7 @@ Losses are divided once by the count of the whole step, so neither micro-batches
 from __future__ import annotations
 
 import time
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from expunge import dist
 from expunge.data.tokenise import Encoded, by_length, collate, encode, texts_of
 from expunge.errors import DataError, NonFinite, RecipeError, close_to
 from expunge.measure.forward import kept_logits, make_pass, narrow
-from expunge.models import context_length
+from expunge.models import ExpungeWarning, context_length
 from expunge.reference import Reference
 from expunge.registry import Kind, bind, stage
 from expunge.run import Run
@@ -71,8 +72,6 @@ def make_feed(subject: Subject, data: Data, name: str) -> Feed:
         texts = texts_of(stream, variant or "answer")
     except LookupError as error:
         raise DataError(f"stream '{name}'", str(error), "a field the examples have", "Correct 'on'") from error
-    if len({text.id for text in texts}) != len(stream) and stream.follows:
-        raise DataError(f"stream '{name}'", "some rows lack this text", "one text a row", "Complete the field")
     encoded = encode(subject, texts, limit=context_length(subject), where=name)
     return Feed(name, stream.follows or base, encoded)
 
@@ -95,8 +94,30 @@ class Forget:
     def __post_init__(self) -> None:
         names = list(dict.fromkeys(name for term in self.terms for name in term.on))
         self.feeds = {name: make_feed(self.subject, self.data, name) for name in names}
+        self._check_terms()
         self.groups = _linked(self.terms)
         self.reference = self._measure_reference()
+
+    def _check_terms(self) -> None:
+        """A term must count something, and one over several streams must see the same examples row by row."""
+        for term in self.terms:
+            first, *others = (self.feeds[name] for name in term.on)
+            if not any(_count(one, term.tokens) for one in first.encoded):
+                raise DataError(
+                    f"term {term.label}",
+                    f"no token counts under tokens: {term.tokens}",
+                    "examples with spans, or tokens: answer",
+                    "Add 'spans' to the examples, or change 'tokens'",
+                )
+            ids = [one.id for one in first.encoded]
+            for other in others:
+                if [one.id for one in other.encoded] != ids or other.key != first.key:
+                    raise DataError(
+                        f"term {term.label}",
+                        f"'{other.name}' does not hold the examples of '{first.name}' row by row",
+                        "streams of the same examples (a field such as forget:alternative, or a relabelled stream)",
+                        "Complete the field in every row, or make the stream with the stage relabel",
+                    )
 
     def _rows(self, feed: Feed, step: int) -> list[int]:
         size = min(self.batch_size, len(feed.encoded))
@@ -246,8 +267,10 @@ def run_forget(
     """
     _check_numbers(lr, steps, epochs, batch_size)
     movable: Movable = scope(subject.model)
-    if movable.model is not None:
-        subject = subject.after(Event("adapter", scope.name, scope.hyper), model=movable.model)
+    if movable.model is not None and movable.model is not subject.model:
+        kind = "adapter" if movable.adapter else "merge"
+        subject = subject.after(Event(kind, scope.name, scope.hyper), model=movable.model)
+    _warn_half(movable)
     updater: Updater = optimizer(movable, lr)
     total = _num_steps(steps, epochs, batch_size, data, terms)
     loop = Forget(subject, data, terms, movable, updater, total, batch_size, run.seed, run.device)
@@ -267,7 +290,21 @@ def run_forget(
             if met:
                 break
     hyper = {"terms": [term.label for term in terms], "scope": scope.name, "steps": final, "lr": lr}
+    if any("ref_vocab" in _needs(term) for term in terms):
+        hyper["reference"] = loop.reference.way
     return subject.after(Event("stage", "forget", hyper, loop.cost))
+
+
+def _warn_half(movable: Movable) -> None:
+    half = {str(p.dtype) for p in movable.parameters.values() if p.dtype.itemsize < 4}
+    if half and not movable.adapter:
+        told = ExpungeWarning(
+            "forget.scope",
+            f"the weights that move are {', '.join(sorted(half))}",
+            "float32, or scope: {use: lora}",
+            "Small steps round to nothing in half precision: load with dtype float32",
+        )
+        warnings.warn(told, stacklevel=3)
 
 
 def _check_numbers(lr: float, steps: int | None, epochs: float, batch_size: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import yaml
 
 from expunge import yaml12
-from expunge.errors import RecipeError, close_to
+from expunge.errors import RecipeError, brief, close_to
 from expunge.registry import bind, bind_call, spec_of
 from expunge.types import Bound, Role
 
@@ -39,6 +39,7 @@ DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
     {"use": "membership", "score": "zlib"},
 )
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
+_MODEL = ("dtype", "template", "trust_remote_code", "allow_pickle")  # device stands at the top of a recipe
 _AUDIT = ("metrics", "attacks", "against", "original", "margin")
 
 
@@ -110,7 +111,7 @@ class Recipe:
         Raises: RecipeError with the path of the first thing that does not fit and the closest name.
         """
         if not isinstance(plain, Mapping):
-            raise RecipeError("recipe", f"got {plain!r}", "a mapping with model, data, ...", "Correct the recipe")
+            raise RecipeError("recipe", f"got {brief(plain)}", "a mapping with model, data, ...", "Correct the recipe")
         _check_keys(plain, _TOP, "")
         if plain.get("expunge", VERSION) != VERSION:
             raise RecipeError(
@@ -119,8 +120,9 @@ class Recipe:
         model = _section(plain, "model")
         if "from" not in model:
             raise RecipeError("model.from", "missing", "a model folder or hub name", "Add it")
-        rest = {key: value for key, value in model.items() if key != "from"}
-        load = bind_call("model", "expunge.models:load", rest, "model", ("from",))
+        _check_keys(model, ("from", *_MODEL), "model")
+        given = {key: value for key, value in model.items() if key != "from"}
+        load = bind_call("model", "expunge.models:load", given, "model")
         if "stages" in plain and "method" in plain:
             raise RecipeError("method", "both 'method' and 'stages'", "one of the two", "Remove one")
         made = bind("method", plain["method"], "method") if "method" in plain else None
@@ -142,7 +144,7 @@ class Recipe:
         out: dict[str, Any] = {"expunge": VERSION}
         if self.title:
             out["title"] = self.title
-        out["model"] = {"from": self.source, **spec_of(self.model.hyper)}
+        out["model"] = {"from": self.source, **{key: self.model.hyper[key] for key in _MODEL}}
         out["data"] = {name: {**spec_of(s.reader), "role": s.role} for name, s in self.data.items()}
         if self.method is not None:
             out["method"] = spec_of(self.method)
@@ -233,7 +235,9 @@ def _check_keys(plain: Mapping[str, Any], known: Sequence[str], where: str) -> N
     for key in plain:
         if key not in known:
             path = f"{where}.{key}" if where else str(key)
-            raise RecipeError(path, f"unknown key (got {plain[key]!r})", close_to(str(key), known), "Correct the key")
+            raise RecipeError(
+                path, f"unknown key (got {brief(plain[key])})", close_to(str(key), known), "Correct the key"
+            )
 
 
 def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -241,14 +245,14 @@ def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if isinstance(section, str) and name == "model":
         return {"from": section}
     if not isinstance(section, Mapping):
-        found = "missing" if section is None else f"got {section!r}"
+        found = "missing" if section is None else f"got {brief(section)}"
         raise RecipeError(name, found, "a mapping", f"Add '{name}:'")
     return section
 
 
 def _whole(value: Any, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecipeError(where, f"got {value!r}", "accepted: a whole number, 0 or more", "Correct the value")
+        raise RecipeError(where, f"got {brief(value)}", "accepted: a whole number, 0 or more", "Correct the value")
     return value
 
 
@@ -256,8 +260,18 @@ def _list(section: Mapping[str, Any], key: str, where: str = "") -> Sequence[Any
     """A list of parts; nothing is an empty one."""
     value = section.get(key) or ()
     if not isinstance(value, (list, tuple)):
-        raise RecipeError(where or key, f"got {value!r}", "a list", "Write each part after '- ', or in [ ]")
+        raise RecipeError(where or key, f"got {brief(value)}", "a list", "Write each part after '- ', or in [ ]")
     return value
+
+
+def reader_of(path: str) -> dict[str, Any]:
+    """The reader spec of a bare path, by its ending (.gz is seen through); a name without ending is a hub data set."""
+    name = Path(path.removesuffix(".gz")).name
+    endings = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+    use = next(
+        (reader for ending, reader in endings.items() if name.endswith(ending)), "jsonl" if "." in name else "hf"
+    )
+    return {"use": use, "path": path} | ({"delimiter": "\t"} if name.endswith(".tsv") else {})
 
 
 def _data(section: Mapping[str, Any]) -> dict[str, Source]:
@@ -266,13 +280,15 @@ def _data(section: Mapping[str, Any]) -> dict[str, Source]:
     for name, spec in section.items():
         where = f"data.{name}"
         if isinstance(spec, str):  # a bare path
-            spec = {"use": Path(spec).suffix.lstrip(".") or "jsonl", "path": spec}
+            spec = reader_of(spec)
         if not isinstance(spec, Mapping):
-            raise RecipeError(where, f"got {spec!r}", "a reader: {use: jsonl, path: ...}", "Correct the stream")
+            raise RecipeError(where, f"got {brief(spec)}", "a reader: {use: jsonl, path: ...}", "Correct the stream")
         role = spec.get("role", name if name in roles else None)
         if role not in roles:
             near = close_to(str(role or name), roles)
-            raise RecipeError(f"{where}.role", "missing" if role is None else f"got {role!r}", near, "Add 'role: ...'")
+            raise RecipeError(
+                f"{where}.role", "missing" if role is None else f"got {brief(role)}", near, "Add 'role: ...'"
+            )
         reader = bind("reader", {key: value for key, value in spec.items() if key != "role"}, where, ("role",))
         streams[str(name)] = Source(reader, role)
     return streams
@@ -280,7 +296,7 @@ def _data(section: Mapping[str, Any]) -> dict[str, Source]:
 
 def _audit(section: Any) -> AuditSpec:
     if not isinstance(section, Mapping):
-        raise RecipeError("audit", f"got {section!r}", "a mapping: metrics, attacks, against, ...", "Correct it")
+        raise RecipeError("audit", f"got {brief(section)}", "a mapping: metrics, attacks, against, ...", "Correct it")
     _check_keys(section, _AUDIT, "audit")
     default = section.get("metrics", "default") in ("default", None)
     wanted = DEFAULT_METRICS if default else _list(section, "metrics", "audit.metrics")
@@ -289,8 +305,8 @@ def _audit(section: Any) -> AuditSpec:
     attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in made)
     for key in ("against", "original"):
         if not isinstance(section.get(key), (str, type(None))):
-            raise RecipeError(f"audit.{key}", f"got {section[key]!r}", "a model folder or hub name", "Correct it")
+            raise RecipeError(f"audit.{key}", f"got {brief(section[key])}", "a model folder or hub name", "Correct it")
     margin = _number(section.get("margin", 0.1))
     if not isinstance(margin, (int, float)) or not 0 < margin < 1:
-        raise RecipeError("audit.margin", f"got {margin!r}", "a number between 0 and 1", "Correct the value")
+        raise RecipeError("audit.margin", f"got {brief(margin)}", "a number between 0 and 1", "Correct the value")
     return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin))

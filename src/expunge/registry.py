@@ -19,7 +19,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from expunge.errors import ExpungeError, RecipeError, close_to
+from expunge.errors import ExpungeError, RecipeError, brief, close_to
 from expunge.types import Bound, Needs, Term
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -199,7 +199,7 @@ def bind(kind: str, spec: Any, where: str | None = None, also: Iterable[str] = (
         spec = {"use": spec}
     if not isinstance(spec, Mapping) or "use" not in spec:
         raise RecipeError(
-            where, f"got {spec!r}", f"a {kind} is a name or a mapping with 'use'", "Write: {use: NAME, ...}"
+            where, f"got {brief(spec)}", f"a {kind} is a name or a mapping with 'use'", "Write: {use: NAME, ...}"
         )
     entry = find(kind, str(spec["use"]), f"{where}.use")
     given = {key: value for key, value in spec.items() if key != "use"}
@@ -221,7 +221,7 @@ def _fill(entry: Entry, given: Mapping[str, Any], where: str, also: Iterable[str
             takes = ", ".join(known) or "no arguments"
             raise RecipeError(
                 f"{where}.{key}",
-                f"unknown argument (got {value!r})",
+                f"unknown argument (got {brief(value)})",
                 close_to(str(key), [*known, *also]),
                 f"{entry.name} takes: {takes}",
             )
@@ -243,7 +243,9 @@ def _convert(value: Any, parameter: inspect.Parameter, where: str) -> Any:
             return None
         make = bind_term if kind.name == "objective" else lambda spec, where: bind(kind.name, spec, where)
         if kind.many and not isinstance(value, (list, tuple)):
-            raise RecipeError(where, f"got {value!r}", f"a list of {kind.name}s", "Write each after '- ', or in [ ]")
+            raise RecipeError(
+                where, f"got {brief(value)}", f"a list of {kind.name}s", "Write each after '- ', or in [ ]"
+            )
         if kind.many:
             return [make(item, f"{where}[{i}]") for i, item in enumerate(value)]
         return make(value, where)
@@ -257,7 +259,7 @@ def _convert(value: Any, parameter: inspect.Parameter, where: str) -> Any:
     except ValidationError as error:
         wanted = getattr(parameter.annotation, "__name__", None) or str(parameter.annotation)
         raise RecipeError(
-            where, f"got {value!r} ({error.errors()[0]['msg']})", f"accepted: {wanted}", "Correct the value"
+            where, f"got {brief(value)} ({error.errors()[0]['msg']})", f"accepted: {wanted}", "Correct the value"
         ) from error
 
 
@@ -267,7 +269,7 @@ def bind_term(spec: Any, where: str = "term") -> Term:
         return spec
     if not isinstance(spec, Mapping):
         raise RecipeError(
-            where, f"got {spec!r}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}"
+            where, f"got {brief(spec)}", "a term is a mapping with 'use' and 'on'", "Write: {use: npo, on: forget}"
         )
     own = {"on", "weight", "mean", "tokens"}
     bound = bind("objective", {k: v for k, v in spec.items() if k not in own}, where, own)
@@ -275,7 +277,7 @@ def bind_term(spec: Any, where: str = "term") -> Term:
         raise RecipeError(f"{where}.on", "missing", "a stream name, or one per view", "Add 'on: forget'")
     on = (spec["on"],) if isinstance(spec["on"], str) else spec["on"]
     if not isinstance(on, (list, tuple)) or not all(isinstance(name, str) for name in on):
-        raise RecipeError(f"{where}.on", f"got {on!r}", "a stream name, or a list of them", "Correct 'on'")
+        raise RecipeError(f"{where}.on", f"got {brief(on)}", "a stream name, or a list of them", "Correct 'on'")
     on = tuple(on)
     views = bound.meta.get("views", len(on))
     if len(on) != views:
@@ -294,12 +296,14 @@ def bind_term(spec: Any, where: str = "term") -> Term:
         ("tokens", tokens, ("answer", "text", "spans")),
     ):
         if value not in accepted:
-            raise RecipeError(f"{where}.{key}", f"got {value!r}", close_to(str(value), accepted), "Correct the value")
+            raise RecipeError(
+                f"{where}.{key}", f"got {brief(value)}", close_to(str(value), accepted), "Correct the value"
+            )
     try:
         weight = float(spec.get("weight", 1.0))
     except (TypeError, ValueError) as error:
         raise RecipeError(
-            f"{where}.weight", f"got {spec['weight']!r}", "accepted: a number", "Correct the value"
+            f"{where}.weight", f"got {brief(spec['weight'])}", "accepted: a number", "Correct the value"
         ) from error
     return Term(bound, on, weight, mean, tokens)
 

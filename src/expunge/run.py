@@ -155,11 +155,13 @@ class Run:
     def check_stop(self) -> None:
         """Raise Interrupted if a stop was asked for; call when the state is on disk."""
         if self.stopped:
+            if self.folder is None:
+                raise Interrupted("run", "stopped on request", "nothing of this part is kept", "Start it again")
             raise Interrupted(
-                str(self.folder or "run"),
+                str(self.folder),
                 "stopped on request",
                 "everything up to the last step is saved",
-                "Continue with the same command and --resume",
+                "Continue with the same command, the same --out and --resume",
             )
 
 

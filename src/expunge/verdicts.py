@@ -6,16 +6,19 @@ forget texts to texts it never saw). "kept": the model is not worse than before 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from expunge.measure.tables import NotMeasured
-from expunge.metrics.stats import equivalence
+from expunge.metrics.stats import equivalence, equivalence_of
 from expunge.report import schema
 from expunge.types import Data, Score
 
-FORGOTTEN = ("extraction_strength", "exact_memorization", "probability", "rouge", "truth_ratio")
+FORGOTTEN = ("extraction_strength", "exact_memorization", "probability", "rouge", "truth_ratio", "membership")
 KEPT = ("exact_memorization", "probability", "rouge")
 ORDER: Mapping[schema.Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 1, "FAIL": 2}
+OUTCOMES: Mapping[str, schema.Outcome] = {"equivalent": "PASS", "different": "FAIL", "undecided": "INCONCLUSIVE"}
+CHANCE = Score(0.5, (0.5, 0.5), unit="AUC")  # members and non-members cannot be told apart
 Scores = Mapping[tuple[str, str], Score]  # of one condition, by (stream, metric)
 Check = tuple[schema.Checked, float | None]  # a comparison and its power
 
@@ -61,11 +64,16 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
             continue
         mine = scores[stream, metric]
         twin = twin_of(name)
-        found = conditions.get(twin, {}).get((stream, metric)) if against == "oracle" else scores.get((unseen, metric))
+        if against == "oracle":
+            found = conditions.get(twin, {}).get((stream, metric))
+        else:
+            found = CHANCE if metric == "membership" else scores.get((unseen, metric))
         if found is None or mine.status != "ok" or found.status != "ok":
             nothing = "no oracle and no holdout stream to compare with"
             reasons.append(nothing if found is None else mine.reason or found.reason)
             checks.append((schema.Checked(name, verdict="INCONCLUSIVE"), None))
+        elif metric == "membership":
+            checks.append(compare_values(name, mine, found, margin))
         else:
             checks.append(compare(name, mine, found, margin, paired=against == "oracle"))
     signed = conditions["after"][stream, metric].better == "lower"
@@ -106,8 +114,17 @@ def compare(
     if only_lower:
         outcome = "PASS" if low > -margin else "FAIL" if high < -margin else "INCONCLUSIVE"
     else:
-        outcome = {"equivalent": "PASS", "different": "FAIL"}.get(test.verdict, "INCONCLUSIVE")  # type: ignore[assignment]
+        outcome = OUTCOMES[test.verdict]
     return schema.Checked(name, test.difference, (low, high), outcome), test.power
+
+
+def compare_values(name: str, mine: Score, other: Score, margin: float) -> Check:
+    """The same for a score that is no mean over examples (an AUC): its error is read from the two 95 % intervals."""
+    if mine.value is None or other.value is None or mine.ci is None or other.ci is None:
+        return schema.Checked(name, verdict="INCONCLUSIVE"), None
+    widths = [high - low for low, high in (mine.ci, other.ci)]
+    test = equivalence_of(mine.value - other.value, math.hypot(*widths) / (2 * 1.96), margin=margin)
+    return schema.Checked(name, test.difference, test.ci90, OUTCOMES[test.verdict]), test.power
 
 
 def worst(

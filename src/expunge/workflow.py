@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,22 @@ from typing import Any
 from expunge import dist, machine
 from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
-from expunge.errors import RecipeError
-from expunge.models import ExpungeWarning, load, save, weights_hash
+from expunge.errors import DataError, RecipeError
+from expunge.models import ExpungeWarning, is_adapter, load, save, weights_hash
 from expunge.recipe import Recipe
 from expunge.report import card, html, schema
 from expunge.run import Progress, Run, _silent, write_json, write_text
+from expunge.scopes.weights import merged
 from expunge.scoring import label
 from expunge.types import Bound, Data, Event, Stream, Subject
 from expunge.verdicts import overall
 
 RECIPE_FILE = "recipe.resolved.yaml"
+
+
+def warn_on_screen(text: str) -> None:
+    """Where warnings go unless somebody else wants them."""
+    print(f"expunge: warning: {text}", file=sys.stderr)
 
 
 @dataclass
@@ -36,7 +43,15 @@ class Workflow:
     resume: bool = False
     progress: Progress = _silent
     save_every: int = 100
+    tell: Callable[[str], None] = warn_on_screen
     notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Keep a warning for the evidence, and say it now."""
+        if text not in self.notes:
+            self.notes.append(text)
+            if dist.rank() == 0:
+                self.tell(text)
 
     def execute(self) -> schema.Evidence | None:
         """Everything the recipe asks for; None when it has no audit.
@@ -44,24 +59,26 @@ class Workflow:
         Raises: ExpungeError for a user's mistake; Interrupted when stopped, with the state on disk.
         """
         begun = time.perf_counter()
-        with collect_warnings(self.notes):
+        with collect_warnings(self.note):
             device = dist.setup(self.recipe.device)
             self._check_folder()
             data = self.read_data()
             subject = self._load(self.recipe.source, device)
-            self._claim_folder()  # not before data and model are there: a mistyped path leaves no folder behind
-            before = weights_hash(subject)
+            inputs = self._inputs(subject, data)
+            self._claim_folder(inputs)  # not before data and model are there: a mistyped path leaves no folder behind
             audit = self._audit(data, device)
             if audit is not None and self.recipe.stages and self.recipe.audit and not self.recipe.audit.original:
                 audit.measure(subject, "original")  # now, while these are still the weights that were loaded
             start = subject
             subject = self._run_stages(subject, data, device)
             done = subject.lineage[len(start.lineage) :]
+            if self.recipe.stages:
+                subject = self._settle(subject, start, done)
             if self.recipe.stages and dist.rank() == 0:
                 self._save(subject)
             evidence = self._conclude(audit, subject, device, done, begun) if audit is not None else None
         if dist.rank() == 0:
-            self._write(evidence, subject, data, before, done)
+            self._write(evidence, subject, inputs, done)
         return evidence
 
     @property
@@ -87,8 +104,28 @@ class Workflow:
                 "Resume with the recipe it was started with, or choose another --out",
             )
 
-    def _claim_folder(self) -> None:
+    def _inputs(self, subject: Subject, data: Data) -> dict[str, Any]:
+        """Hashes of what goes in; a resumed run must get the same."""
+        return {
+            "recipe": self.recipe.digest(),
+            "model": {"source": self.recipe.source, "weights": weights_hash(subject)},
+            "data": {name: stream_hash(stream) for name, stream in data.items()},
+        }
+
+    def _claim_folder(self, inputs: dict[str, Any]) -> None:
+        path = self.folder / "lineage.json"
+        if self.resume and dist.agree(path.exists()):
+            began = json.loads(path.read_text(encoding="utf-8"))
+            changed = [key for key in inputs if began.get(key) != inputs[key]]
+            if changed:
+                raise DataError(
+                    str(self.folder),
+                    f"{' and '.join(changed)} changed since this run was started",
+                    "the very inputs it was started with",
+                    "Put them back, or start anew in another --out",
+                )
         if dist.rank() == 0:
+            write_json(path, inputs)
             write_text(self.folder / RECIPE_FILE, self._recipe_text)
             write_json(self.folder / "env.json", machine.environment() | {"parallelism": dist.describe()})
 
@@ -99,7 +136,7 @@ class Workflow:
             examples = tuple(source.reader())
             check_stream(name, examples)
             data[name] = Stream(name, source.role, examples)
-        check_overlap(data, self.notes.append)
+        check_overlap(data, self.note)
         return data
 
     def _load(self, source: str, device: str) -> Subject:
@@ -117,8 +154,16 @@ class Workflow:
             subject = stage(subject, data, run)
         return subject
 
+    def _settle(self, subject: Subject, start: Subject, done: tuple[Event, ...]) -> Subject:
+        """Fold an adapter in when its base is no longer the model that was loaded: alone it would be saved wrong."""
+        moved = [event for event in done if event.kind in ("adapter", "merge") or event.name == "forget"]
+        alone = not is_adapter(start.model) and moved[:1] and moved[0].kind == "adapter" and len(moved) == 2
+        if is_adapter(subject.model) and not alone:
+            return subject.after(Event("merge", "adapter"), model=merged(subject.model))
+        return subject
+
     def _save(self, subject: Subject) -> None:
-        save(subject, self.folder / ("adapter" if hasattr(subject.model, "peft_config") else "model"))
+        save(subject, self.folder / ("adapter" if is_adapter(subject.model) else "model"))
 
     def _conclude(
         self, audit: Audit, subject: Subject, device: str, done: tuple[Event, ...], begun: float
@@ -161,9 +206,7 @@ class Workflow:
         if made is None:
             return schema.Method("recipe", summary="stages composed by hand", recipe=recipe)
         summary = (made.fn.__doc__ or "").split("\n", 1)[0]
-        return schema.Method(
-            made.name, made.meta.get("paper", ""), summary, recipe, made.meta.get("differs", "")
-        )
+        return schema.Method(made.name, made.meta.get("paper", ""), summary, recipe, made.meta.get("differs", ""))
 
     def _curve(self) -> tuple[schema.TrainingPoint, ...]:
         path = self.folder / "log.jsonl"
@@ -172,15 +215,14 @@ class Workflow:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         kept = [record for record in records if "loss" in record]
         stride = -(-len(kept) // 200) or 1
-        return tuple(schema.TrainingPoint(r["step"], r["loss"], r["terms"], r["grad_norm"]) for r in kept[::stride])
+        return tuple(
+            schema.TrainingPoint(i, r["loss"], r["terms"], r["grad_norm"]) for i, r in list(enumerate(kept))[::stride]
+        )
 
     def _write(
-        self, evidence: schema.Evidence | None, subject: Subject, data: Data, before: str, done: tuple[Event, ...]
+        self, evidence: schema.Evidence | None, subject: Subject, inputs: dict[str, Any], done: tuple[Event, ...]
     ) -> None:
-        lineage = {
-            "recipe": self.recipe.digest(),
-            "model": {"source": self.recipe.source, "weights": before},
-            "data": {name: stream_hash(stream) for name, stream in data.items()},
+        lineage = inputs | {
             "stages": [{"use": event.name, **_plain(event.hyper)} for event in done],
             "result": {"weights": weights_hash(subject)},
         }
@@ -202,6 +244,7 @@ def bill(done: tuple[Event, ...], audit: Audit, seconds: float) -> schema.RunCos
             e.name, e.cost.steps, e.cost.forwards, e.cost.backwards, e.cost.tokens, round(e.cost.seconds, 2)
         )
         for e in done
+        if e.kind == "stage"
     ]
     stages.append(schema.StageCost("measure", forwards=audit.forwards, tokens=audit.tokens))
     return schema.RunCost(tuple(stages), round(audit.seconds, 2), round(seconds, 2), machine.peak_memory_mb())
@@ -212,14 +255,14 @@ def _plain(hyper: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def collect_warnings(notes: list[str]) -> Iterator[None]:
-    """Our own warnings go into the evidence; everybody else's pass on."""
+def collect_warnings(note: Callable[[str], None]) -> Iterator[None]:
+    """Our own warnings go to `note`; everybody else's pass on."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", ExpungeWarning)
         others = warnings.showwarning
 
         def show(message: Warning | str, *where: Any) -> None:
-            notes.append(str(message)) if isinstance(message, ExpungeWarning) else others(message, *where)
+            note(str(message)) if isinstance(message, ExpungeWarning) else others(message, *where)
 
         warnings.showwarning = show  # type: ignore[assignment]
         yield

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from expunge.data.tokenise import Text, encode, prompt_tokens, texts_of
-from expunge.measure.samples import cap, continue_greedily, measure_samples
+from expunge.measure.samples import cap, continue_greedily, measure_samples, stop_tokens
 from expunge.measure.tokens import measure_tokens
 from expunge.testing import tiny_subject
 from support.learned import knows, short_data
@@ -65,8 +65,9 @@ def test_rows_of_a_batch_do_not_disturb_each_other():
     subject = tiny_subject(seed=3)
     starts = prompt_tokens(subject, ["Who?", "Who is the author of the book about the sea and the winter?", "5"])
     limits = [2, 9, 5]
-    together = continue_greedily(subject, starts, limits)
-    assert together == [continue_greedily(subject, [s], [n])[0] for s, n in zip(starts, limits, strict=True)]
+    stops = stop_tokens(subject)
+    together = continue_greedily(subject, starts, limits, stops)
+    assert together == [continue_greedily(subject, [s], [n], stops)[0] for s, n in zip(starts, limits, strict=True)]
     assert together == [generate(subject, s, n) for s, n in zip(starts, limits, strict=True)]
 
 

@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"expunge: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("expunge: interrupted; continue with the same command and --resume", file=sys.stderr)
+        print("expunge: interrupted; a run with --out goes on with the same command and --resume", file=sys.stderr)
         return 3
     except typer.Exit as stop:
         return int(stop.exit_code)

@@ -75,7 +75,8 @@ def cost_of(terms: list[Any]) -> str:
     if "ref" in needs:
         parts.append("1 reference forward per distinct example, before training")
     if "ref_vocab" in needs:
-        parts.append("last hidden states of the reference stored; one frozen output head")
+        parts.append("last hidden states of the reference stored beside one frozen output head")
+        return "; ".join(parts) + "; a frozen copy instead where these exceed 2 GiB or the model caps its logits."
     return "; ".join([*parts, "no second model"]) + "."
 
 

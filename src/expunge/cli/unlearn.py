@@ -23,14 +23,11 @@ Metrics = Annotated[str, typer.Option("--metrics", help="Comma-separated metrics
 
 def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
     """A reader spec from `file.jsonl` or `reader:path`."""
+    from expunge.recipe import reader_of
+
     use, colon, path = text.partition(":")
-    named = (
-        {"use": use, "path": path}
-        if colon and len(use) > 1 and "/" not in use
-        else {"use": _reader_of(text), "path": text}
-    )
-    if named["use"] == "csv" and named["path"].removesuffix(".gz").endswith(".tsv"):
-        named["delimiter"] = "\t"
+    given = colon and len(use) > 1 and "/" not in use
+    named: dict[str, Any] = {"use": use, "path": path} if given else reader_of(text)
     own = {"prompt", "answer", "id"}
     pairs = {}
     for pair in fields or []:
@@ -40,15 +37,6 @@ def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
         pairs[key] = column
     extra = {key: value for key, value in pairs.items() if key not in own}
     return named | {key: value for key, value in pairs.items() if key in own} | ({"fields": extra} if extra else {})
-
-
-def _reader_of(path: str) -> str:
-    name = path.removesuffix(".gz")
-    endings = {".jsonl": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
-    return next(
-        (reader for ending, reader in endings.items() if name.endswith(ending)),
-        "hf" if "." not in Path(path).name else "jsonl",
-    )
 
 
 def names(text: str) -> list[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.data.examples import check_stream
-from expunge.errors import DataError, close_to
+from expunge.errors import DataError, brief, close_to
 from expunge.types import Example, Span
 
 Placed = tuple[str, Any]  # where a row stands ("line 3"), and the row
@@ -21,7 +21,14 @@ _ALSO_CALLED = {
     "answer": ("response", "output", "completion", "target", "text", "content", "label"),
 }
 _OPTIONAL = (
-    "spans", "subject", "paraphrases", "paraphrased_answer", "perturbed", "choices", "alternative", "contrast",
+    "spans",
+    "subject",
+    "paraphrases",
+    "paraphrased_answer",
+    "perturbed",
+    "choices",
+    "alternative",
+    "contrast",
 )
 _LISTS = frozenset({"paraphrases", "perturbed", "choices"})
 
@@ -71,8 +78,12 @@ def stem_of(path: Path) -> str:
 
 def _example(row: Any, where: str, fallback_id: str, wanted: Columns) -> Example:
     if not isinstance(row, Mapping):
-        raise DataError(where, f"{type(row).__name__} instead of an object", "a row is an object with named fields",
-                        'Write {"prompt": ..., "answer": ...}')
+        raise DataError(
+            where,
+            f"{type(row).__name__} instead of an object",
+            "a row is an object with named fields",
+            'Write {"prompt": ..., "answer": ...}',
+        )
     answer = _text(row, "answer", wanted.answer, where)
     prompt = _text(row, "prompt", wanted.prompt, where) if wanted.prompt else ""
     extra: dict[str, Any] = {}
@@ -98,7 +109,9 @@ def _id(row: Mapping[str, Any], column: str, where: str, fallback: str) -> str:
             raise _missing(row, "id", column, where)
         return fallback
     if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise DataError(f"{where}, field '{column}'", f"got {value!r}", "an id is text or a whole number", "Correct it")
+        raise DataError(
+            f"{where}, field '{column}'", f"got {brief(value)}", "an id is text or a whole number", "Correct it"
+        )
     return str(value)
 
 
@@ -164,7 +177,9 @@ def _spans(value: Any, answer: str, where: str) -> tuple[Span, ...]:
             spans.append((item[0], item[1]))
         else:
             raise DataError(
-                f"{where}[{i}]", f"got {type(item).__name__} that is no place in the answer",
-                "a span is [start, end] in characters, or a text that stands in the answer", "Correct it",
+                f"{where}[{i}]",
+                f"got {type(item).__name__} that is no place in the answer",
+                "a span is [start, end] in characters, or a text that stands in the answer",
+                "Correct it",
             )
     return tuple(sorted(set(spans)))

@@ -49,9 +49,9 @@ def measure_samples(
     Cost: prefill plus one forward per token produced, in batches of similar remaining length, finished rows dropped.
     """
     asked = prompt_tokens(subject, prompts)
-    eos = subject.tokenizer.eos_token_id
+    stops = stop_tokens(subject, encoded)
     greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
-    known = [_known(a, one, g, eos) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
+    known = [_known(a, one, g, stops) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
     room = context_length(subject)
     limits = [min(cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
     open_rows = [i for i, (prefix, done) in enumerate(known) if not done and len(prefix) < limits[i]]
@@ -60,7 +60,7 @@ def measure_samples(
     found: list[tuple[int, list[int]]] = []
     for group in dist.shard(groups):
         starts = [np.concatenate([asked[i], np.asarray(known[i][0], dtype=np.int64)]) for i in group]
-        more = continue_greedily(subject, starts, [limits[i] - len(known[i][0]) for i in group], device=device)
+        more = continue_greedily(subject, starts, [limits[i] - len(known[i][0]) for i in group], stops, device=device)
         found += list(zip(group, more, strict=True))
     produced = dict(dist.gather(found))
     return [
@@ -69,7 +69,20 @@ def measure_samples(
     ]
 
 
-def _known(asked: np.ndarray, one: Encoded, greedy: np.ndarray | None, eos: int | None) -> tuple[list[int], bool]:
+def stop_tokens(subject: Subject, encoded: Sequence[Encoded] = ()) -> frozenset[int]:
+    """Tokens that end a generation: end of sequence, those of the model's generation settings, and the end of turn
+    that the chat template puts after the encoded answers."""
+    settings = getattr(subject.model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    found = {subject.tokenizer.eos_token_id, *(named if isinstance(named, (list, tuple)) else [named])}
+    special = set(subject.tokenizer.all_special_ids)
+    found |= {int(one.tokens[-1]) for one in encoded} & special
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def _known(
+    asked: np.ndarray, one: Encoded, greedy: np.ndarray | None, stops: frozenset[int]
+) -> tuple[list[int], bool]:
     """Tokens of the generation that teacher forcing already tells, and whether that is all of it."""
     start = one.prompt_length
     if greedy is None or not np.array_equal(asked, one.tokens[:start]) or not one.counted[start:].all():
@@ -80,19 +93,18 @@ def _known(asked: np.ndarray, one: Encoded, greedy: np.ndarray | None, eos: int 
     tokens = [int(token) for token in answer[:agreed]]
     if len(wrong):
         tokens.append(int(greedy[agreed]))
-    if eos is not None and eos in tokens:
-        return tokens[: tokens.index(eos)], True
-    return tokens, False
+    ends = [i for i, token in enumerate(tokens) if token in stops]
+    return (tokens[: ends[0]], True) if ends else (tokens, False)
 
 
 @torch.no_grad()
 def continue_greedily(
-    subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], *, device: str = "cpu"
+    subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], *, device: str = "cpu"
 ) -> list[list[int]]:
-    """Greedy continuations of token prefixes, each up to its limit or the end-of-sequence token (not included)."""
+    """Greedy continuations of token prefixes, each up to its limit or a stop token (not included)."""
     from transformers import DynamicCache
 
-    model, eos = subject.model, subject.tokenizer.eos_token_id
+    model = subject.model
     width = max(len(start) for start in starts)
     ids = torch.zeros(len(starts), width, dtype=torch.long, device=device)  # [B, T], padded on the left
     mask = torch.zeros_like(ids)
@@ -112,10 +124,10 @@ def continue_greedily(
         chosen = logits.argmax(-1)  # [rows]
         going = []
         for j, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            if token != eos:
+            if token not in stops:
                 out[row].append(token)
-            if token != eos and len(out[row]) < limits[row]:
-                going.append(j)
+                if len(out[row]) < limits[row]:
+                    going.append(j)
         if len(going) < len(rows):
             keep = torch.tensor(going, dtype=torch.long, device=device)
             rows = [rows[j] for j in going]

@@ -7,9 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from expunge.errors import RecipeError
-from expunge.models import blocks, quiet_libraries
+from expunge.models import blocks, is_adapter, quiet_libraries
 from expunge.registry import scope
 from expunge.types import Movable
+
+
+def merged(model: Any) -> Any:
+    """The model with an adapter folded into its weights; a model without one as it is.
+
+    A scope that meets an adapter folds it in first: otherwise its weights would move beside the base's and be saved
+    apart from it, and "adapter off" would be a model from before the adapter, not the one this stage starts from.
+    """
+    return model.merge_and_unload() if is_adapter(model) else model
 
 
 def _freeze_all_but(model: Any, names: set[str]) -> Movable:
@@ -27,7 +36,8 @@ def all_weights(model: Any) -> Movable:
 
     Cost: optimiser state for all parameters (two numbers each under AdamW).
     """
-    return _freeze_all_but(model, {name for name, _ in model.named_parameters()})
+    model = merged(model)
+    return replace(_freeze_all_but(model, {name for name, _ in model.named_parameters()}), model=model)
 
 
 @scope("layers")
@@ -39,6 +49,7 @@ def layers(model: Any, *, layers: list[int] | None = None, match: str = ".*") ->
         match: regular expression a weight's name inside its block must contain ("down_proj", "mlp|attn").
     Raises: RecipeError when a block does not exist or nothing matches.
     """
+    model = merged(model)
     found = blocks(model)
     try:
         re.compile(match)
@@ -61,7 +72,7 @@ def layers(model: Any, *, layers: list[int] | None = None, match: str = ".*") ->
         raise RecipeError(
             "scope.match", f"'{match}' matches no weight", "a part of a weight's name", "Give a part such as down_proj"
         )
-    return _freeze_all_but(model, names)
+    return replace(_freeze_all_but(model, names), model=model)
 
 
 @scope("lora")
@@ -80,22 +91,22 @@ def lora(
     Source: Hu et al. 2021 (arXiv 2106.09685). Difference: no dropout, so that a step is reproducible.
     """
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if rank < 1:
         raise RecipeError("scope.rank", f"got {rank}", "accepted: 1 or more", "Correct the value")
-    if not isinstance(model, PeftModel):
-        scale = 2 * rank if alpha is None else alpha
-        config = LoraConfig(r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
-        state = torch.get_rng_state()
-        torch.manual_seed(seed)
-        try:
-            with quiet_libraries():
-                model = get_peft_model(model, config).eval()
-        except ValueError as error:
-            raise RecipeError(
-                "scope.targets", f"got {targets!r} ({error})", "all-linear, or names of linear layers", "Correct it"
-            ) from error
-        torch.set_rng_state(state)
+    model = merged(model)
+    scale = 2 * rank if alpha is None else alpha
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        with quiet_libraries():
+            model = get_peft_model(model, config).eval()
+    except ValueError as error:
+        raise RecipeError(
+            "scope.targets", f"got {targets!r} ({error})", "all-linear, or names of linear layers", "Correct it"
+        ) from error
+    torch.set_rng_state(state)
     movable = _freeze_all_but(model, {name for name, _ in model.named_parameters() if "lora_" in name})
     return replace(movable, adapter=True, model=model)
