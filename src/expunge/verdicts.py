@@ -140,6 +140,9 @@ def worst(
     )
 
 
+_PEOPLE = {"oracle": "the oracle", "holdout": "of text it never saw", "original": "the original"}
+
+
 def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> str:
     if top.difference is None:
         return "could not be compared"
@@ -148,12 +151,11 @@ def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> st
     if claim == "kept":
         return "kept within the margin" if top.verdict == "PASS" else "lost more than the margin"
     if top.verdict == "PASS":
-        return f"like the {against} within the margin"
+        return f"like {_PEOPLE[against].removeprefix('of ')} within the margin"
     if not signed:
-        return f"can be told from the {against}"
-    return f"knows clearly more than the {against}" if top.difference > 0 else (
-        f"knows clearly less than the {against}: over-forgetting is a trace too"
-    )
+        return f"can be told from {_PEOPLE[against].removeprefix('of ')}"
+    more = f"knows clearly more than {_PEOPLE[against]}"
+    return more if top.difference > 0 else more.replace("more", "less") + ": over-forgetting is a trace too"
 
 
 def overall(verdicts: Sequence[schema.Verdict]) -> schema.Outcome | None:

@@ -109,6 +109,7 @@ def encode(subject: Subject, texts: Sequence[Text], *, limit: int | None = None,
             encoded[i] = _mark(texts[i], ids, offsets, rendered[i][1:], tokenizer, close=special)
     result = [one for one in encoded if one is not None]
     _check_lengths(result, limit, where)
+    _check_rows(result, subject, where)
     return result
 
 
@@ -149,6 +150,19 @@ def _check_lengths(encoded: Iterable[Encoded], limit: int | None, where: str) ->
             f"{where}[{worst.id}]", f"{len(worst)} tokens ({len(long)} example(s) are too long)",
             f"the model reads at most {limit}", "Shorten or split these texts, or use a model with a longer context",
         )
+
+
+def _check_rows(encoded: Sequence[Encoded], subject: Subject, where: str) -> None:
+    """A token added to the tokenizer without a row in the embedding would index outside it."""
+    if subject.model is None:  # tokenising alone
+        return
+    rows = subject.model.get_input_embeddings().weight.shape[0]
+    for one in encoded:
+        if int(one.tokens.max()) >= rows:
+            raise DataError(
+                f"{where}[{one.id}]", f"token {int(one.tokens.max())} is in the tokenizer, not in the model",
+                f"the model's embedding has {rows} rows", "Resize the embedding, or use the model's own tokenizer",
+            )
 
 
 def prompt_tokens(subject: Subject, prompts: Sequence[str]) -> list[np.ndarray]:
