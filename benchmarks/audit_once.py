@@ -1,9 +1,10 @@
 """The default audit of 400 examples, measured once, against one pass per metric: seconds and agreement, in one run.
 
-    python benchmarks/audit_once.py MODEL ORACLE [--examples 400] [--rounds 3]
+    python benchmarks/audit_once.py MODEL ORACLE [--examples 400] [--rounds 3] [--data TOFU_FOLDER]
 
-MODEL and ORACLE are folders, for example those of `expunge demo --out DIR` (DIR/run/model and DIR/oracle). Both
-sides compute the same scores on forget and holdout or retain people; ours also computes every interval.
+MODEL and ORACLE are folders, for example those of `expunge demo --out DIR` (DIR/run/model and DIR/oracle), measured
+on as many embedded people; with --data, on TOFU's forget10 (all 400) instead. Both sides compute the same scores;
+ours also computes every interval.
 """
 
 from __future__ import annotations
@@ -31,10 +32,19 @@ from expunge.types import Data, Stream, Subject  # noqa: E402
 def people(num: int) -> Data:
     """`num` examples in all: half to forget, a quarter each retained and held out."""
     share = {"forget": num // 2, "retain": num // 4, "holdout": num // 4}
-    return Data({
-        part: Stream(part, part, tuple(synthetic(part=part, num_people=-(-size // 10)))[:size])  # type: ignore[arg-type]
-        for part, size in share.items()
-    })
+    return Data(
+        {
+            part: Stream(part, part, tuple(synthetic(part=part, num_people=-(-size // 10)))[:size])  # type: ignore[arg-type]
+            for part, size in share.items()
+        }
+    )
+
+
+def tofu(folder: str, num: int) -> Data:
+    """The forget stream of forget10; TOFU holds nobody out, so membership is n/a on both sides."""
+    from expunge.data.benchmarks.tofu import tofu_data
+
+    return Data(forget=Stream("forget", "forget", tofu_data(folder, "forget10")["forget"].examples[:num]))
 
 
 def ours(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str, str], float | None]:
@@ -49,6 +59,8 @@ def per_metric(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str,
     out: dict[tuple[str, str], float | None] = {}
     for spec in DEFAULT_METRICS:
         metric = bind("metric", spec)
+        if metric.name == "membership" and "holdout" not in data:
+            continue
         extra = (metric.hyper["score"],) if metric.name == "membership" else ()
         for stream in applies(metric, data):
             out[stream, label(metric)] = getattr(plain, metric.name)(stream, *extra)
@@ -61,8 +73,13 @@ def main() -> None:
     options.add_argument("oracle")
     options.add_argument("--examples", type=int, default=400)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--data")
     asked = options.parse_args()
-    subject, oracle, data = load(asked.model), load(asked.oracle), people(asked.examples)
+    subject, oracle, data = (
+        load(asked.model),
+        load(asked.oracle),
+        (tofu(asked.data, asked.examples) if asked.data else people(asked.examples)),
+    )
     seconds: dict[str, list[float]] = {"ours": [], "per metric": []}
     scores = {}
     for _ in range(asked.rounds):
@@ -70,7 +87,7 @@ def main() -> None:
             begun = time.perf_counter()
             scores[name] = side(subject, oracle, data)
             seconds[name].append(time.perf_counter() - begun)
-    pairs = [(key, scores["ours"][key], scores["per metric"][key]) for key in scores["ours"]]
+    pairs = [(key, scores["ours"][key], scores["per metric"].get(key)) for key in scores["ours"]]
     worst = max((abs(a - b) / max(1.0, abs(b)), key) for key, a, b in pairs if a is not None and b is not None)
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["per metric"], strict=True))
     print("| | ours | one pass per metric | per metric / ours |\n|---|---:|---:|---:|")
