@@ -8,6 +8,7 @@ import pytest
 
 from expunge.bench import SMALL, Architecture, trained
 from expunge.cli import main
+from expunge.data.synthetic_base import base_folder
 from expunge.registry import entries
 from expunge.types import Example
 
@@ -43,10 +44,10 @@ def test_a_model_is_trained_once_and_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_leaderboard_holds_every_condition(shared, tiny_model_dir, tmp_path, capsys):
+def test_the_leaderboard_holds_every_condition(shared, tmp_path, capsys):
     """Your own models instead of trained ones; the oracle is its own reference, so its forget quality is 1."""
     asked = ["bench", "tofu", "--data", str(shared / "data" / "tofu"), "--limit-authors", "3", "--methods", "ga,npo"]
-    asked += ["--models", f"{tiny_model_dir},{tiny_model_dir}", "--attacks", "quantize", "--out", str(tmp_path / "out")]
+    asked += ["--models", f"{base_folder()},{base_folder()}", "--attacks", "quantize", "--out", str(tmp_path / "out")]
     asked += ["--set", "ga.epochs=1", "--set", "npo.epochs=1", "--json"]
     assert main(asked) == 0
     rows = {(row["method"], row["condition"]): row["metrics"] for row in json.loads(capsys.readouterr().out)}
