@@ -21,6 +21,7 @@ machine.set_threads()
 from baselines import PerMetric  # noqa: E402
 
 from expunge.data.synthetic import synthetic  # noqa: E402
+from expunge.measure import plan  # noqa: E402
 from expunge.measure.plan import measure  # noqa: E402
 from expunge.models import load  # noqa: E402
 from expunge.recipe import DEFAULT_METRICS  # noqa: E402
@@ -48,6 +49,7 @@ def tofu(folder: str, num: int) -> Data:
 
 
 def ours(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str, str], float | None]:
+    plan._encoded.clear()  # nothing is kept from an earlier round
     metrics = [bind("metric", spec) for spec in DEFAULT_METRICS]
     measured = measure(subject, data, plan_for(metrics, data))
     twin = measure(oracle, data, plan_for([bind("metric", "truth_ratio")], Data(forget=data["forget"])))
