@@ -179,8 +179,7 @@ def test_incomplete_copies_are_refused(folder: Path) -> None:
 def test_tokenizer_problems(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", eos_token=None, pad_token=None)
     with pytest.warns(models.ExpungeWarning, match="no end-of-sequence token"):
-        subject = models.load(str(folder))
-    assert models.pad_id(subject.tokenizer) == 0
+        models.load(str(folder))
     edit(folder / "tokenizer_config.json", eos_token="<|end|>")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

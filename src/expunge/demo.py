@@ -15,7 +15,6 @@ from expunge.data.synthetic import synthetic
 from expunge.data.synthetic_base import base_folder
 from expunge.models import load, save
 from expunge.pretrain import teach
-from expunge.recipe import Recipe
 from expunge.run import Progress, Run, _silent
 from expunge.types import Example, Subject
 
@@ -84,8 +83,3 @@ def prepare(
         },
         "seed": settings.seed,
     }
-
-
-def recipe(plain: dict[str, Any]) -> Recipe:
-    """The removal, validated."""
-    return Recipe.of(plain)

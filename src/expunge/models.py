@@ -360,12 +360,3 @@ def context_length(subject: Subject) -> int:
             if isinstance(length, int) and length > 0:
                 return length
     return int(min(subject.tokenizer.model_max_length, 2**31 - 1))  # no limit of its own (e.g. a recurrent model)
-
-
-def pad_id(tokenizer: Any) -> int:
-    """What to fill with: pad, else end of sequence, else 0. Masks come from lengths, so it is never looked at."""
-    for found in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if found is not None:
-            return int(found)
-    return 0
-

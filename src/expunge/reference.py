@@ -113,8 +113,3 @@ class Reference:
             states = torch.cat([self.states[name][row] for row in rows])  # all text positions, row-major
             logits = self.head(states[keep[text]])
         return Pass(logp * keep, keep, logits)
-
-    @property
-    def stored_bytes(self) -> int:
-        kept = [*self.logp.values(), *self.states.values()]
-        return sum(t.numel() * t.element_size() for rows in kept for t in rows.values())

@@ -6,7 +6,7 @@ Shapes: B examples, T tokens, V vocabulary, D width, K counted positions of a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -285,6 +285,3 @@ class Attack(Protocol):
     """`(Subject, Data) -> Iterator[Subject]`: changes, does not measure."""
 
     def __call__(self, subject: Subject, data: Data) -> Iterator[Subject]: ...
-
-
-Streams = Sequence[Stream]

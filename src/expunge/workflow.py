@@ -22,7 +22,6 @@ from expunge.recipe import Recipe
 from expunge.report import card, html, schema
 from expunge.run import Progress, Run, _silent, write_json, write_text
 from expunge.scopes.weights import merged
-from expunge.scoring import label
 from expunge.types import Bound, Data, Event, Stream, Subject
 from expunge.verdicts import overall
 
@@ -275,6 +274,3 @@ def default_folder(name: str) -> Path:
     while folder.exists():
         folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
     return folder
-
-
-__all__ = ["Workflow", "bill", "default_folder", "label"]

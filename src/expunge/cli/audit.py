@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from expunge.cli.run import AsJson, Out
-from expunge.cli.unlearn import Attacks, Fields, Forget, Holdout, Metrics, Oracle, Retain, names, stream
+from expunge.cli.unlearn import (
+    AllowPickle,
+    Attacks,
+    Fields,
+    Forget,
+    Holdout,
+    Metrics,
+    Oracle,
+    Retain,
+    TrustRemoteCode,
+    names,
+    streams,
+)
 
 
 def audit(
@@ -22,8 +34,8 @@ def audit(
     attacks: Attacks = "quantize,relearn,paraphrase",
     fields: Fields = None,
     out: Out = None,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = False,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     as_json: AsJson = False,
 ) -> int:
@@ -32,11 +44,10 @@ def audit(
     from expunge.recipe import Recipe
 
     start()
-    sources = {"forget": forget, "retain": retain, "holdout": holdout}
     plain: dict[str, Any] = {
         "expunge": 1, "title": f"Audit of {Path(model).name}",
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
-        "data": {role: stream(text, fields) for role, text in sources.items() if text},
+        "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "audit": {
             "metrics": "default" if metrics == "default" else names(metrics), "attacks": names(attacks),
             "against": oracle, "original": original,

@@ -20,7 +20,8 @@ def demo(
     from expunge.cli.screen import bars, conclude, console, start
 
     start()
-    from expunge.demo import QUICK, Settings, prepare, recipe
+    from expunge.demo import QUICK, Settings, prepare
+    from expunge.recipe import Recipe
     from expunge.workflow import Workflow, default_folder
 
     folder = out or default_folder("demo")
@@ -36,6 +37,6 @@ def demo(
 
             base = build_base(folder / "base", progress=progress)
         plain = prepare(folder, settings, base=base, progress=progress)
-        evidence = Workflow(recipe(plain), folder / "run", False, progress).execute()
+        evidence = Workflow(Recipe.of(plain), folder / "run", False, progress).execute()
     conclude(evidence, folder / "run", as_json=as_json)
     return 0

@@ -19,6 +19,13 @@ Oracle = Annotated[str | None, typer.Option("--oracle", help="A twin that never 
 Fields = Annotated[list[str] | None, typer.Option("--field", help="Column names: prompt=question, answer=reply, ...")]
 Attacks = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or 'none'.")]
 Metrics = Annotated[str, typer.Option("--metrics", help="Comma-separated metrics, or 'default'.")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
+
+
+def streams(fields: list[str] | None, **sources: str | None) -> dict[str, Any]:
+    """The data section of a recipe from what was given for each role."""
+    return {role: stream(text, fields) for role, text in sources.items() if text}
 
 
 def stream(text: str, fields: list[str] | None) -> dict[str, Any]:
@@ -64,8 +71,8 @@ def unlearn(
     attacks: Attacks = "quantize,relearn,paraphrase",
     out: Out = None,
     resume: Resume = False,
-    allow_pickle: Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustRemoteCode = False,
     device: Annotated[str, typer.Option("--device")] = "cpu",
     as_json: AsJson = False,
 ) -> int:
@@ -74,11 +81,10 @@ def unlearn(
     from expunge.recipe import Recipe, set_path
 
     start()
-    sources = {"forget": forget, "retain": retain, "holdout": holdout}
     plain: dict[str, Any] = {
         "expunge": 1,
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
-        "data": {role: stream(text, fields) for role, text in sources.items() if text},
+        "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "method": {"use": method} | ({} if retain else {"retain": "none"}),
         "audit": {"attacks": names(attacks), "against": oracle},
         "device": device,
