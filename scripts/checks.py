@@ -26,9 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data",),
     ("measure",),
     ("metrics",),
-    ("scoring",),
+    ("scoring", "dynamics", "tagging"),
     ("objectives", "scopes", "perturb", "links", "language", "annotators", "anchors"),
-    ("reference", "until", "updates", "schedules"),
+    ("reference", "until", "updates", "schedules", "watch"),
     ("loop",),
     ("forget", "branch", "relabel", "sample", "annotate", "translate", "edits", "trainer"),
     ("locate",),
@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("workflow",),
     ("pretrain", "demo", "api"),
     ("benches",),
-    ("bench",),
+    ("bench", "calibrate", "harness"),
     ("cli", "serve", "__main__"),
 )
 ANYWHERE = frozenset({"testing", "__init__"})  # they serve all floors

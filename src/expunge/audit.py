@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from expunge.attacks import NOT_YET
+from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, measure
 from expunge.recipe import AuditSpec
-from expunge.registry import entries
+from expunge.registry import entries, find
 from expunge.report import schema
 from expunge.run import Progress, _silent
 from expunge.scoring import label, plan_for, score_all
@@ -53,6 +54,7 @@ class Audit:
     forwards: int = 0
     tokens: int = 0
     expected: int = 0  # conditions to come, for the progress bar
+    partner: Partner | None = None  # the model before the removal, for instruments that run it as well
 
     def run(self, after: Subject, *, original: Loader | None = None, oracle: Loader | None = None) -> None:
         """Measure original, oracle, after, and both of the latter under every attack."""
@@ -60,14 +62,21 @@ class Audit:
         subjects = 1 + (oracle is not None)
         self.expected = len(self.states) + (original is not None) + subjects * (1 + len(self.spec.attacks))
         if original is not None:
-            self.measure(original(), "original")
+            self.partner = Partner(original)
+            self.measure(self.partner.subject if self._runs_two() else original(), "original")
         if oracle is not None:
             self._measure_all(oracle(), "oracle")
         if "original" in self.states:  # measured before its reference was there
             first = self.states["original"]
             self.states["original"] = replace(first, scores=self._scores("original", first.measured))
         self._measure_all(after, "after")
+        self.partner = None
         self.seconds += time.perf_counter() - begun
+
+    def _runs_two(self) -> bool:
+        """Whether an instrument runs the original beside the model that is measured: then it is loaded once."""
+        asked = {key[1] for key in plan_for(self.spec.metrics, self.data).wanted}
+        return any(find("instrument", name, "instrument").meta["partner"] for name in asked)
 
     def _measure_all(self, subject: Subject, name: str) -> None:
         self.measure(subject, name)
@@ -80,7 +89,8 @@ class Audit:
         condition = condition or schema.Condition(name, kind, label=LABELS.get(name, name))  # type: ignore[arg-type]
         self.progress("audit", len(self.states), max(self.expected, len(self.states)), condition.shown)
         measured = measure(
-            subject, self.data, plan_for(self.spec.metrics, self.data), cache=self.cache, device=self.device
+            subject, self.data, plan_for(self.spec.metrics, self.data), cache=self.cache, device=self.device,
+            partner=self.partner,
         )
         self.states[name] = State(condition, measured, self._scores(name, measured))
         self.forwards += measured.forwards

@@ -44,6 +44,10 @@ HOMES: dict[str, tuple[str, ...]] = {
         "expunge.translate", "expunge.edits",
     ),
     "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
+    "variant": ("expunge.data.variants", "expunge.data.neighbours"),
+    "instrument": ("expunge.measure",),
+    "scorer": ("expunge.metrics.scorers",),
+    "watch": ("expunge.watch",),
 }
 
 
@@ -138,6 +142,25 @@ def stage(name: str) -> Callable[[F], F]:
 def reader(name: str) -> Callable[[F], F]:
     """Register a reader: `(**hyper) -> list[Example]`."""
     return register("reader", name)
+
+
+def variant(name: str) -> Callable[[F], F]:
+    """Register a text variant: `(example, prompt, data, *args) -> Iterator[(prompt, answer, spans)]`."""
+    return register("variant", name)
+
+
+def instrument(
+    name: str, *, tasks: Iterable[str] = ("causal", "masked", "seq2seq", "classification"), asks: bool = False,
+    after: Iterable[tuple[str, str]] = (), partner: bool = False,
+) -> Callable[[F], F]:
+    """Register an instrument: `(subject, jobs, desk) -> list[Table]`, one table per job.
+
+    tasks: of the models it can measure. asks: texts without a prompt are left out. after: (instrument, variant) of
+    tables of the same stream that must be there first. partner: it runs the model before the removal as well.
+    """
+    return register(
+        "instrument", name, tasks=frozenset(tasks), asks=asks, after=tuple(after), partner=partner
+    )
 
 
 @cache

@@ -25,14 +25,18 @@ def applies(metric: Bound, data: Data) -> list[str]:
 
 
 def needs_of(metric: Bound) -> list[Needs]:
-    """What a metric reads, its own arguments filled in: a column "{variant}" becomes that of the hyper-parameter.
+    """What a metric reads, its own arguments filled in: "{num}" in variant, columns and sets is the hyper-parameter.
 
     A hyper-parameter `streams` replaces the sets the registration names.
     """
     streams, found = metric.hyper.get("streams"), []
     for need in metric.meta["needs"]:
-        columns = tuple(column.format(**metric.hyper) for column in need.columns)
-        found.append(replace(need, columns=columns, sets=tuple(streams) if streams else need.sets))
+        filled = {
+            "columns": tuple(column.format(**metric.hyper) for column in need.columns),
+            "sets": tuple(streams) if streams else tuple(name.format(**metric.hyper) for name in need.sets),
+            "variant": need.variant.format(**metric.hyper),
+        }
+        found.append(replace(need, **filled))
     return found
 
 

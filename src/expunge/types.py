@@ -283,11 +283,13 @@ class Movable:
 class Needs:
     """What a metric reads: one instrument, on which text of the examples, which columns, of which subjects.
 
-    variant: "answer", "paraphrased_answer", "perturbed" (all false answers), "prompt" for samples.
-    sets: stream names; "stream" stands for the stream being scored. subjects: "this" and/or "oracle".
+    instrument: a registered one: "tokens", "samples", "continuations", ...
+    variant: NAME[:ARGS][@ASK][#SETTING]: texts ("answer", "perturbed", ...; `expunge list variants`), and what the
+    instrument itself is told. sets: stream names; "stream" stands for the stream being scored. subjects: "this",
+    "oracle", "original". In variant, columns and sets "{name}" is filled in from the metric's arguments.
     """
 
-    instrument: Literal["tokens", "samples", "continuations"]
+    instrument: str
     variant: str = "answer"
     columns: tuple[str, ...] = ("logp",)
     sets: tuple[str, ...] = ("stream",)

@@ -17,6 +17,7 @@ from expunge import dist, machine
 from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
 from expunge.errors import DataError, RecipeError, close_to
+from expunge.measure.desk import Partner
 from expunge.models import ExpungeWarning, is_adapter, load, save, weights_hash
 from expunge.recipe import Recipe
 from expunge.report import card, html, schema
@@ -149,7 +150,9 @@ class Workflow:
     def _audit(self, data: Data, device: str) -> Audit | None:
         if self.recipe.audit is None:
             return None
-        return Audit(data, self.recipe.audit, self.folder / "tables", device, self.progress)
+        before = self.recipe.audit.original or (self.recipe.source if self.recipe.stages else None)
+        partner = Partner(lambda: self._load(before, device)) if before else None
+        return Audit(data, self.recipe.audit, self.folder / "tables", device, self.progress, partner=partner)
 
     def _run_stages(self, subject: Subject, data: Data, device: str) -> Subject:
         for index, stage in enumerate(self.recipe.stages):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from expunge.data import examples as checks
+from expunge.data.variants import variants
 from expunge.errors import DataError, RecipeError
 from expunge.registry import bind, entries, parameters, spec_of
 from expunge.types import Data, Example, Stream
@@ -202,14 +203,14 @@ def test_stream_hash_sees_every_field_and_not_the_name() -> None:
 
 def test_variants_and_paraphrases() -> None:
     one = Stream("one", "forget", tuple(MADE))
-    assert [row[:2] for row in checks.variants(one)] == [("a", 0), ("b", 0), ("people/3", 0)]
-    assert checks.variants(one)[0] == ("a", 0, "Who wrote it?", "Mara Lindqvist.", ((0, 4),))
-    assert checks.variants(one, "perturbed") == [("a", i, "Who wrote it?", text, ()) for i, text in enumerate("AB")]
-    assert checks.variants(one, ask="paraphrase:0") == [("b", 0, "What year?", "In 1961, in 1961.", ((3, 7), (12, 16)))]
+    assert [row[:2] for row in variants(one)] == [("a", 0), ("b", 0), ("people/3", 0)]
+    assert variants(one)[0] == ("a", 0, "Who wrote it?", "Mara Lindqvist.", ((0, 4),))
+    assert variants(one, "perturbed") == [("a", i, "Who wrote it?", text, ()) for i, text in enumerate("AB")]
+    assert variants(one, ask="paraphrase:0") == [("b", 0, "What year?", "In 1961, in 1961.", ((3, 7), (12, 16)))]
     with pytest.raises(LookupError, match="field 'alternative'"):
-        checks.variants(one, "alternative")
+        variants(one, "alternative")
     with pytest.raises(LookupError, match="paraphrase 1"):
-        checks.variants(one, ask="paraphrase:1")
+        variants(one, ask="paraphrase:1")
     for variant, ask in (("answers", "prompt"), ("answer", "paraphrase:-1"), ("answer", "question")):
         with pytest.raises(DataError):
-            checks.variants(one, variant, ask)
+            variants(one, variant, ask)

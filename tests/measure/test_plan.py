@@ -51,12 +51,14 @@ def teacher_forced():
 def test_the_union_runs_every_text_once(tiny):
     """36 answers; 12 + 9 paraphrased answers (truth_ratio: forget and holdout); 2 * 36 false answers (probability).
 
-    Seven metrics, three streams, 129 texts: 129 forwards.
+    Seven metrics, three streams, 129 texts, and 36 questions that every text shares with others: 36 forwards, and
+    the three that try whether the model can share.
     """
     data = small_data()
     with Counter(tiny) as counter:
         measured = measure(tiny, data, plan_for(teacher_forced(), data))
-    assert counter.rows == measured.forwards == 36 + 21 + 72
+    assert counter.rows == measured.forwards == 36 + 3
+    assert sum(len(table) for table in measured.tables.values()) == 36 + 21 + 72
     assert sorted(measured.tables) == sorted(
         [(name, "tokens", "answer") for name in data] + [(name, "tokens", "perturbed") for name in data]
         + [(name, "tokens", "paraphrased_answer") for name in ("forget", "holdout")]

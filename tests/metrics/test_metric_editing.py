@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from expunge.audit import Audit
-from expunge.data.examples import variants
+from expunge.data.variants import variants
 from expunge.errors import DataError
 from expunge.measure.plan import measure
 from expunge.measure.tables import NotMeasured, Table, Tables

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from expunge.data.examples import variants
+from expunge.data.variants import variants
 from expunge.errors import RecipeError
 from expunge.measure.plan import measure
 from expunge.measure.tables import NotMeasured, Table, Tables

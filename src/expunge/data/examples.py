@@ -1,18 +1,14 @@
-"""Checks of streams before anything is spent on them, their hashes, and their variants as texts."""
+"""Checks of streams before anything is spent on them, and their hashes."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from expunge.errors import DataError, close_to
-from expunge.types import Data, Example, Span, Stream
-
-Row = tuple[str, int, str, str, tuple[Span, ...]]  # id, item, prompt, answer, spans of the answer
-
-VARIANTS = ("answer", "prompt", "paraphrased_answer", "perturbed", "choices", "alternative")
+from expunge.types import Data, Example, Stream
 
 
 def check_stream(name: str, examples: Sequence[Example]) -> None:
@@ -96,60 +92,3 @@ def stream_hash(stream: Stream | Iterable[Example]) -> str:
         line = json.dumps(dataclasses.astuple(example), ensure_ascii=True, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:16]
-
-
-def variants(stream: Stream, variant: str = "answer", ask: str = "prompt") -> list[Row]:
-    """A stream as texts: (id, item, prompt, answer, spans), in the order of the examples.
-
-    Args:
-        variant: what stands as the answer. "answer" (also "prompt": asked for its continuation),
-            "paraphrased_answer", "perturbed" (every false answer), "choices" (every choice) or "alternative";
-            "alternative@paraphrases" names what is asked as well and overrules `ask`.
-        ask: what stands as the prompt. "prompt", "paraphrase:K" for the K-th stored paraphrase, or "paraphrases" for
-            every one.
-    Returns: one row per text, those of an example numbered by `item`; examples that lack what is asked are left
-        out. Only "answer" has spans.
-    Raises: LookupError with the reason when no example has it; DataError for an unknown variant or `ask`.
-    """
-    variant, at, own = variant.partition("@")
-    ask = own if at else ask
-    if variant not in VARIANTS:
-        raise DataError("variant", f"got '{variant}'", close_to(variant, VARIANTS), "Correct the name")
-    asks = _asks(ask)
-    rows, asked = [], 0
-    for example in stream.examples:
-        prompts = asks(example)
-        asked += bool(prompts)
-        texts = [(prompt, *rest) for prompt in prompts for rest in _answers(example, variant)]
-        rows += [(example.id, item, *text) for item, text in enumerate(texts)]
-    if not asked:
-        raise LookupError(f"no example of '{stream.name}' has {ask.replace(':', ' ')}")
-    if not rows:
-        raise LookupError(f"no example of '{stream.name}' has a field '{variant}'")
-    return rows
-
-
-def _asks(ask: str) -> Callable[[Example], tuple[str, ...]]:
-    """From an example to the prompts that `ask` names, none where it lacks them."""
-    if ask == "prompt":
-        return lambda example: (example.prompt,)
-    if ask == "paraphrases":
-        return lambda example: example.paraphrases
-    kind, _, number = ask.partition(":")
-    if kind != "paraphrase" or not number.isdigit():
-        raise DataError(
-            "ask", f"got '{ask}'", "accepted: prompt, paraphrases, or paraphrase:K with K = 0, 1, ...", "Correct it"
-        )
-    which = slice(int(number), int(number) + 1)
-    return lambda example: example.paraphrases[which]
-
-
-def _answers(example: Example, variant: str) -> Iterator[tuple[str, tuple[Span, ...]]]:
-    if variant in ("answer", "prompt"):
-        yield example.answer, example.spans
-    elif variant in ("perturbed", "choices"):
-        yield from ((answer, ()) for answer in (example.perturbed if variant == "perturbed" else example.choices))
-    else:
-        answer = example.paraphrased_answer if variant == "paraphrased_answer" else example.alternative
-        if answer is not None:
-            yield answer, ()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from expunge.data.examples import variants
-from expunge.types import Positions, Span, Stream, Task, Wrapper
+from expunge.data.variants import variants
+from expunge.types import Data, Positions, Span, Stream, Task, Wrapper
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +67,9 @@ class Encoded:
         return chosen
 
 
-def texts_of(stream: Stream, variant: str = "answer", ask: str = "prompt") -> list[Text]:
-    """The texts of a stream variant; see `expunge.data.examples.variants`."""
-    return [Text(*row) for row in variants(stream, variant, ask)]
+def texts_of(stream: Stream, variant: str = "answer", ask: str = "prompt", data: Data | None = None) -> list[Text]:
+    """The texts of a stream variant; see `expunge.data.variants.variants`."""
+    return [Text(*row) for row in variants(stream, variant, ask, data)]
 
 
 def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int, int]:

@@ -21,8 +21,11 @@ import numpy as np
 
 from expunge import dist
 from expunge.data.tokenise import Encoded
+from expunge.measure.desk import Desk, Job
 from expunge.measure.samples import continue_greedily, stop_tokens
 from expunge.measure.spans import span_codes, spans_of
+from expunge.measure.tables import Table
+from expunge.registry import instrument
 from expunge.types import Subject
 
 SPANS = "span_anchored"  # alone among the columns: spans only; otherwise every start
@@ -42,6 +45,18 @@ class _Run:
     def open(self, stops: frozenset[int]) -> bool:
         """Whether the model has to be run for it."""
         return self.limit > 1 and self.first not in stops
+
+
+@instrument("continuations", tasks=("causal",), after=(("tokens", "answer"),))
+def continuations(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
+    """Continuation tables of all jobs; see `measure_continuations`."""
+    tables = []
+    for job in jobs:
+        columns = sorted(job.columns)
+        found, ran = measure_continuations(subject, job.encoded, desk.greedy(job), columns, device=desk.device)
+        desk.count(forwards=ran)
+        tables.append(Table.of(found))
+    return tables
 
 
 def measure_continuations(

@@ -73,8 +73,11 @@ def plain_head(model: Any, task: Task, device: str = "cpu") -> nn.Module | None:
 
 
 @contextmanager
-def packed_head(model: nn.Module, picked: Tensor) -> Iterator[HeadSpy]:
-    """While active, the output head sees only the positions in `picked` [B, T] bool, packed to [1, K, D]."""
+def packed_head(model: nn.Module, picked: Tensor | tuple[Tensor, Tensor]) -> Iterator[HeadSpy]:
+    """While active, the output head sees only the positions in `picked`, packed to [1, K, D].
+
+    picked: [B, T] bool, or rows and columns [K] each, where one position may stand several times.
+    """
     spy = HeadSpy()
 
     def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

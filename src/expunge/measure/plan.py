@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
+import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from expunge import dist
 from expunge.data.tokenise import Encoded, Text, encode, texts_of
-from expunge.measure.continuations import measure_continuations
-from expunge.measure.samples import measure_samples
-from expunge.measure.tables import Table
-from expunge.measure.tokens import ALWAYS, BATCH_TOKENS, measure_tokens, token_columns
+from expunge.errors import DataError
+from expunge.measure.desk import Asked, Desk, Job, Partner
+from expunge.measure.tables import NotMeasured, Table
+from expunge.measure.tokens import BATCH_TOKENS
 from expunge.models import context_length, weights_hash
+from expunge.registry import Entry, entries, find
 from expunge.types import Data, Needs, Subject
 
-Asked = tuple[str, str, str]  # stream, instrument, variant
-SPOKEN = ("samples", "continuations")  # instruments for which the model has to speak
+VERSION = 2  # of the instruments: stored tables of another version are not read back
+REMEMBERED = 64
+_encoded: OrderedDict[str, list[Encoded]] = OrderedDict()  # conditions of one audit ask the same texts again and again
 
 
 @dataclass
@@ -34,13 +33,13 @@ class Plan:
     wanted: dict[Asked, set[str]] = field(default_factory=dict)
 
     def add(self, stream: str, needs: Iterable[Needs]) -> None:
-        """Add what a metric needs when it scores `stream`."""
+        """Add what a metric needs when it scores `stream`, and what those instruments need themselves."""
         for need in needs:
             for name in need.sets:
                 where = stream if name == "stream" else name
                 self.wanted.setdefault((where, need.instrument, need.variant), set()).update(need.columns)
-                if need.instrument in SPOKEN:  # what is generated starts from the greedy choices of the token table
-                    self.wanted.setdefault((where, "tokens", "answer"), set())
+                for instrument, variant in find("instrument", need.instrument, "instrument").meta["after"]:
+                    self.wanted.setdefault((where, instrument, variant), set())
 
 
 @dataclass(frozen=True)
@@ -51,116 +50,160 @@ class Measured:
     missing: Mapping[Asked, str]
     forwards: int
     tokens: int
+    backwards: int = 0
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
-    asked: Asked
-    texts: list[Text]
-    digest: str  # of the texts and how they are tokenised
+class _Prepared:
+    job: Job
     path: Path | None
-    right: Mapping[str, str] = field(default_factory=dict)  # the examples' alternatives by id, where they are wanted
-    encoded: list[Encoded] = field(default_factory=list)
 
 
-REMEMBERED = 64
-_encoded: OrderedDict[str, list[Encoded]] = OrderedDict()  # conditions of one audit ask the same texts again and again
-
-
-def _encode(subject: Subject, job: _Job) -> None:
-    """Fill `job.encoded`, from memory where the same texts were tokenised the same way before."""
-    limit = context_length(subject)
-    key = f"{job.digest}.{limit}"
-    if key not in _encoded:
-        _encoded[key] = encode(subject, job.texts, limit=limit, where=job.asked[0])
-        while len(_encoded) > REMEMBERED:
-            _encoded.popitem(last=False)
-    _encoded.move_to_end(key)
-    job.encoded.extend(_encoded[key])
-
-
-def measure(subject: Subject, data: Data, plan: Plan, *, cache: Path | None = None, device: str = "cpu") -> Measured:
+def measure(
+    subject: Subject, data: Data, plan: Plan, *, cache: Path | None = None, device: str = "cpu",
+    partner: Partner | None = None,
+) -> Measured:
     """Run every instrument once over the union of what was asked.
 
     Examples an attack has shown to the model (`subject.exposed`) are left out.
 
     Args:
         cache: folder of Parquet tables; a table with the same weights, texts, columns and batch size is read back.
+        partner: the model before the removal, for instruments that run it as well.
     Returns: tables and reasons.
     Cost: 1 forward per text for tokens; generations only where the greedy choice leaves the answer.
     """
-    tables: dict[Asked, Table] = {}
+    desk = Desk(device, data, second=partner)
     missing: dict[Asked, str] = {}
-    weights = weights_hash(subject) if cache is not None else ""
-    voice = _voice(subject)
-    prepared: list[_Job] = []
-    for asked, columns in sorted(plan.wanted.items()):
-        job = _prepare(subject, data, asked, columns, cache, weights=weights, voice=voice)
-        if isinstance(job, str):
-            missing[asked] = job
+    keys = _Keys(subject, cache, partner)
+    for instrument, wanted in _in_order(plan):
+        prepared: list[_Prepared] = []
+        for asked, columns in wanted:
+            try:
+                job = _job(subject, data, asked, frozenset(columns), instrument)
+                prepared.append(_Prepared(job, keys.path(job, instrument)))
+            except NotMeasured as reason:
+                missing[asked] = str(reason)
+        stored = dist.agree([one.path is not None and one.path.exists() for one in prepared])
+        for one, ready in zip(prepared, stored, strict=True):
+            if ready and one.path:
+                desk.tables[one.job.asked] = Table.read(one.path)
+        todo = [one for one, ready in zip(prepared, stored, strict=True) if not ready]
+        _run(subject, instrument, todo, desk, missing)
+    return Measured(desk.tables, missing, desk.forwards, desk.tokens, desk.backwards)
+
+
+def _in_order(plan: Plan) -> Iterator[tuple[Entry, list[tuple[Asked, set[str]]]]]:
+    """What is wanted of each instrument, those that others build upon first."""
+    known = entries("instrument")
+    left = sorted({asked[1] for asked in plan.wanted})
+    while left:
+        ready = [name for name in left if not {other for other, _ in known[name].meta["after"]} & set(left) - {name}]
+        for name in ready:
+            yield known[name], sorted((asked, columns) for asked, columns in plan.wanted.items() if asked[1] == name)
+        left = [name for name in left if name not in ready]
+
+
+def _run(
+    subject: Subject, instrument: Entry, todo: list[_Prepared], desk: Desk, missing: dict[Asked, str]
+) -> None:
+    """Tables of one instrument, written where they are kept. What it needs and cannot have is a reason."""
+    ready = []
+    for one in todo:
+        before = [(one.job.stream, *needed) for needed in instrument.meta["after"]]
+        lacking = [missing.get(asked, "not measured") for asked in before if asked not in desk.tables]
+        if lacking:
+            missing[one.job.asked] = lacking[0]
         else:
-            prepared.append(job)
-    stored = dist.agree([job.path is not None and job.path.exists() for job in prepared])
-    jobs = [job for job, ready in zip(prepared, stored, strict=True) if not ready]
-    for job in jobs:
-        _encode(subject, job)
-    tables |= {
-        job.asked: Table.read(job.path) for job, ready in zip(prepared, stored, strict=True) if ready and job.path
-    }
-    token_jobs = [job for job in jobs if job.asked[1] == "tokens"]
-    forwards, tokens = _run_tokens(subject, token_jobs, plan, tables, device)
-    for job in jobs:
-        if job.asked[1] == "samples":
-            made = _run_samples(subject, job, tables.get((job.asked[0], "tokens", "answer")), device, data)
-            tables[job.asked] = made
-            forwards += int((made.column("produced") > 0).sum())
-        elif job.asked[1] == "continuations":
-            greedy = _greedy(tables[job.asked[0], "tokens", "answer"], job)
-            wanted = sorted(plan.wanted[job.asked])
-            found, ran = measure_continuations(subject, job.encoded, greedy, wanted, device=device)
-            tables[job.asked] = Table.of(found)
-            forwards += ran
-    for job in jobs:
-        if job.path is not None and dist.rank() == 0:
-            tables[job.asked].write(job.path)
-    return Measured(tables, missing, forwards, tokens)
-
-
-def _prepare(
-    subject: Subject, data: Data, asked: Asked, columns: set[str], cache: Path | None, *, weights: str, voice: str
-) -> _Job | str:
-    """Texts of a table, or the reason why there are none."""
-    stream, instrument, variant = asked
-    if stream not in data:
-        return f"no stream '{stream}' was given"
+            ready.append(one)
+    if not ready:
+        return
     try:
-        texts = texts_of(data[stream], "answer" if instrument in SPOKEN else variant, subject.wrapper.ask)
+        made = instrument.fn(subject, [one.job for one in ready], desk)
+    except NotMeasured as reason:
+        missing.update({one.job.asked: str(reason) for one in ready})
+        return
+    for one, table in zip(ready, made, strict=True):
+        desk.tables[one.job.asked] = table
+        if one.path is not None and dist.rank() == 0:
+            table.write(one.path)
+
+
+def _job(subject: Subject, data: Data, asked: Asked, columns: frozenset[str], instrument: Entry) -> Job:
+    """The texts of a table.
+
+    Raises: NotMeasured with the reason why there are none.
+    """
+    stream, name, variant = asked
+    if stream not in data:
+        raise NotMeasured(f"no stream '{stream}' was given")
+    if subject.task not in instrument.meta["tasks"]:
+        raise NotMeasured(f"a {subject.task} model {REFUSALS.get(name, f'has no {name}')}")
+    spec = variant.partition("#")[0]
+    try:
+        texts = texts_of(data[stream], spec, subject.wrapper.ask, data)
     except LookupError as error:
-        return str(error)
+        raise NotMeasured(str(error)) from error
     if data[stream].role == "forget":  # ids are unique within a stream only; attacks show forget examples
         texts = [text for text in texts if text.id not in subject.exposed]
     if not texts:
-        return "every example was shown to the model by the attack"
-    if instrument == "samples":
+        raise NotMeasured("every example was shown to the model by the attack")
+    if instrument.meta["asks"]:
         texts = [text for text in texts if text.prompt]
     if not texts:
-        return f"stream '{stream}' has no prompts to ask"
-    if instrument == "samples" and subject.task not in ("causal", "seq2seq"):
-        return f"a {subject.task} model cannot be asked for a text"
-    if instrument == "continuations" and subject.task != "causal":
-        return f"a {subject.task} model does not continue a text"
-    terms = _choices(data, stream) if instrument == "samples" else {}
-    digest = _digest(voice, [
-        [text.id, text.item, text.prompt, text.answer, text.spans, *terms.get(text.id, ())] for text in texts
-    ])
-    wanted = instrument == "samples" and "alternative" in columns
-    right = {one.id: one.alternative or "" for one in data[stream].examples} if wanted else {}
-    path = None
-    if cache is not None:  # weights, texts and voice, columns, dtype and batch size; anything else cannot matter
-        dtype = str(next(subject.model.parameters()).dtype)
-        key = _digest(digest, weights, instrument, sorted(columns), dtype, BATCH_TOKENS, *([right] if right else []))
-        path = cache / f"{stream}.{variant}.{instrument}.{key}.parquet"
-    return _Job(asked, texts, digest, path, right)
+        raise NotMeasured(f"stream '{stream}' has no prompts to ask")
+    try:
+        encoded = _encode(subject, texts, stream)
+    except DataError as error:
+        if spec.partition("@")[0] in OWN:  # the user's own texts: an error to be told
+            raise
+        raise NotMeasured(f"{spec}: {error.found}") from error
+    return Job(asked, texts, encoded, columns, {one.id: one for one in data[stream].examples})
+
+
+OWN = ("answer", "prompt")
+REFUSALS = {"samples": "cannot be asked for a text", "continuations": "does not continue a text"}
+
+
+def _encode(subject: Subject, texts: list[Text], stream: str) -> list[Encoded]:
+    """The texts as tokens, from memory where the same texts were tokenised the same way before."""
+    limit = context_length(subject)
+    key = f"{_digest(_voice(subject), _written(texts))}.{limit}"
+    if key not in _encoded:
+        _encoded[key] = encode(subject, texts, limit=limit, where=stream)
+        while len(_encoded) > REMEMBERED:
+            _encoded.popitem(last=False)
+    _encoded.move_to_end(key)
+    return _encoded[key]
+
+
+class _Keys:
+    """Names of stored tables: weights, texts and voice, columns, dtype and batch size; anything else cannot matter."""
+
+    def __init__(self, subject: Subject, cache: Path | None, partner: Partner | None) -> None:
+        self.cache, self.subject, self.partner = cache, subject, partner
+        self.weights = weights_hash(subject) if cache is not None else ""
+        self.voice = _voice(subject)
+        self.dtype = str(next(subject.model.parameters()).dtype)
+
+    def path(self, job: Job, instrument: Entry) -> Path | None:
+        if self.cache is None:
+            return None
+        other = self.partner.key if instrument.meta["partner"] and self.partner is not None else ""
+        fields = [job.asked[1], job.asked[2], sorted(job.columns), self.dtype, BATCH_TOKENS, VERSION, other]
+        if instrument.name != "tokens":  # what is generated is told together with what the examples say of it
+            fields += [[one.choices, one.alternative] for one in map(job.examples.__getitem__, _ids(job))]
+        key = _digest(self.voice, _written(job.texts), self.weights, *fields)
+        readable = re.sub(r"[^\w.-]+", "_", ".".join((job.stream, job.asked[2], job.asked[1])))
+        return self.cache / f"{readable}.{key}.parquet"
+
+
+def _written(texts: list[Text]) -> list[Any]:
+    return [[text.id, text.item, text.prompt, text.answer, text.spans] for text in texts]
+
+
+def _ids(job: Job) -> list[str]:
+    return list(dict.fromkeys(text.id for text in job.texts))
 
 
 def _voice(subject: Subject) -> str:
@@ -174,57 +217,3 @@ def _voice(subject: Subject) -> str:
 
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _run_tokens(
-    subject: Subject, jobs: Sequence[_Job], plan: Plan, tables: dict[Asked, Table], device: str
-) -> tuple[int, int]:
-    """One pooled pass per set of costly columns; fills `tables`."""
-    groups: dict[tuple[str, ...], list[_Job]] = {}
-    for job in jobs:
-        costly = tuple(sorted(plan.wanted[job.asked] - set(ALWAYS) - {"zlib"}))
-        groups.setdefault(costly, []).append(job)
-    forwards = tokens = 0
-    for columns, members in groups.items():
-        pooled = [one for job in members for one in job.encoded]
-        rows = measure_tokens(subject, pooled, columns, device=device)
-        forwards += len(pooled)
-        tokens += sum(one.size for one in pooled)
-        start = 0
-        for job in members:
-            mine = rows[start : start + len(job.encoded)]
-            start += len(job.encoded)
-            sizes = [len(zlib.compress(text.answer.encode("utf-8"))) for text in job.texts]
-            tables[job.asked] = Table.of(token_columns(job.encoded, mine, sizes))
-    return forwards, tokens
-
-
-def _greedy(tokens: Table, job: _Job) -> list[np.ndarray]:
-    """The greedy choices of the token table, in the order of the job."""
-    known = dict(zip(tokens.ids, tokens.rows("greedy"), strict=True))
-    return [known[text.id] for text in job.texts]
-
-
-def _choices(data: Data, stream: str) -> dict[str, tuple[str, ...]]:
-    return {one.id: one.choices for one in data[stream].examples}
-
-
-def _run_samples(subject: Subject, job: _Job, tokens: Table | None, device: str, data: Data) -> Table:
-    terms = _choices(data, job.asked[0])
-    greedy = None if tokens is None else _greedy(tokens, job)
-    made = measure_samples(subject, [text.prompt for text in job.texts], job.encoded, greedy, device=device)
-    decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
-    columns: dict[str, Sequence[Any]] = {
-        "id": [text.id for text in job.texts],
-        "item": [text.item for text in job.texts],
-        "prompt": [text.prompt for text in job.texts],
-        "text": [text.strip() for text in decoded],
-        "reference": [text.answer for text in job.texts],
-        "choices": pa.array([list(terms[text.id]) for text in job.texts], type=pa.list_(pa.string())),
-        "num_tokens": [len(one.tokens) for one in made],
-        "produced": [one.produced for one in made],
-        "tokens": [one.tokens for one in made],
-    }
-    if job.right:
-        columns["alternative"] = [job.right[text.id] for text in job.texts]
-    return Table.of(columns)

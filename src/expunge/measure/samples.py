@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from expunge import dist
 from expunge.data.tasks import start_token
 from expunge.data.tokenise import Encoded, prompt_tokens
+from expunge.measure.desk import Desk, Job
 from expunge.measure.forward import packed_head
+from expunge.measure.tables import Table
 from expunge.models import context_length, quiet_libraries
+from expunge.registry import instrument
 from expunge.types import Subject
 
 BATCH_ROWS = 64
@@ -32,6 +37,34 @@ class Generation:
 
     tokens: list[int]
     produced: int
+
+
+@instrument("samples", tasks=("causal", "seq2seq"), asks=True, after=(("tokens", "answer"),))
+def samples(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
+    """Sample tables: what the model answers greedily, beside the reference, the choices and the alternative."""
+    return [_table(subject, job, desk) for job in jobs]
+
+
+def _table(subject: Subject, job: Job, desk: Desk) -> Table:
+    prompts = [text.prompt for text in job.texts]
+    made = measure_samples(subject, prompts, job.encoded, desk.greedy(job), device=desk.device)
+    desk.count(forwards=sum(one.produced > 0 for one in made))
+    decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
+    asked = [job.examples[text.id] for text in job.texts]
+    columns: dict[str, Any] = {
+        "id": [text.id for text in job.texts],
+        "item": [text.item for text in job.texts],
+        "prompt": prompts,
+        "text": [text.strip() for text in decoded],
+        "reference": [text.answer for text in job.texts],
+        "choices": pa.array([list(one.choices) for one in asked], type=pa.list_(pa.string())),
+        "num_tokens": [len(one.tokens) for one in made],
+        "produced": [one.produced for one in made],
+        "tokens": [one.tokens for one in made],
+    }
+    if "alternative" in job.columns:
+        columns["alternative"] = [one.alternative or "" for one in asked]
+    return Table.of(columns)
 
 
 def cap(num_answer_tokens: int) -> int:

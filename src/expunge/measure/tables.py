@@ -129,8 +129,8 @@ class Tables:
         if key in self.tables:
             return self.tables[key]
         whose = (
-            "no oracle was given"
-            if subject == "oracle" and not self._has(subject)
+            f"no {subject} was given"
+            if subject != "this" and not self._has(subject)
             else f"stream '{name}' has no {variant}"
         )
         raise NotMeasured(self.missing.get(key, whose))

@@ -1,8 +1,13 @@
-"""The token instrument: one teacher-forced pass from which all likelihood metrics are derived."""
+"""The token instrument: one teacher-forced pass from which all likelihood metrics are derived.
+
+Texts that stand twice are run once, answers of one question share it (`packed.py`), and every costly column is made
+only for the texts it was asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +16,38 @@ from torch import Tensor
 
 from expunge import dist
 from expunge.data.tokenise import Encoded, by_length, collate
-from expunge.measure.forward import kept_logits, token_logp
+from expunge.errors import RecipeError
+from expunge.measure.desk import Desk, Job
+from expunge.measure.forward import kept_logits
+from expunge.measure.packed import TRIAL, Family, can_share, families, run_families, sliding_window
 from expunge.measure.spans import span_codes
-from expunge.types import Batch, Subject
+from expunge.measure.tables import Table
+from expunge.registry import instrument
+from expunge.types import Subject
 
 BATCH_TOKENS = 4096  # padded tokens of one forward without gradients: more falls out of the cache of a CPU
 CHUNK = 1024  # positions whose [chunk, V] temporaries live at once
 MOST_VOCAB = 1024  # tokens of a stored distribution: all of them in small vocabularies
 ALWAYS = ("token", "logp", "argmax", "greedy")  # cost nothing beyond the forward
 VOCAB = ("vocab_ids", "vocab_logp", "vocab_rest")  # the whole next-token distribution
-COLUMNS = (*ALWAYS, "rank", "mean", "var", "span", *VOCAB)
+COLUMNS = (*ALWAYS, "rank", "mean", "var", "span", *VOCAB)  # and scheme:TEMPERATURE:TOP_K:TOP_P
 
 
-@torch.no_grad()
+@instrument("tokens")
+def tokens(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
+    """Token tables of all jobs from one pooled pass; see `measure_tokens`."""
+    pooled = [one for job in jobs for one in job.encoded]
+    wanted = [job.columns for job in jobs for _ in job.encoded]
+    rows = measure_each(subject, pooled, wanted, device=desk.device, desk=desk)
+    tables, start = [], 0
+    for job in jobs:
+        mine = rows[start : start + len(job.encoded)]
+        start += len(job.encoded)
+        sizes = [len(zlib.compress(text.answer.encode("utf-8"))) for text in job.texts]
+        tables.append(Table.of(token_columns(job.encoded, mine, sizes)))
+    return tables
+
+
 def measure_tokens(
     subject: Subject, encoded: Sequence[Encoded], columns: Sequence[str], *, device: str = "cpu"
 ) -> list[dict[str, np.ndarray]]:
@@ -32,36 +56,105 @@ def measure_tokens(
     token: the id that should stand there. logp: its log-probability, nats. argmax: whether it is the greedy choice.
     greedy: the greedy choice. rank: tokens that are more likely, 0 = greedy. mean, var: of log p(v), v ~ p.
     span: 0 outside the annotated spans, 2 on the first token of one, 1 on its others.
+    scheme:T:K:P: logp after temperature T, the K most likely tokens (0: all) and the nucleus of mass P (1: all).
     vocab_ids, vocab_logp: the most likely tokens by id and their log-probabilities, end to end, min(V, 1024) a token;
     vocab_rest: the probability of all others, 0 where there are none.
 
     Args:
         columns: which of COLUMNS are wanted beyond those that cost nothing.
     Returns: one dict per text, in order; on several ranks every rank holds all rows.
-    Cost: 1 forward per text, the head on counted positions only; mean and var one more pass over [K, V].
-        The vocabulary columns hold 8 min(V, 1024) bytes a token.
+    Cost: 1 forward per distinct question and its answers, the head on counted positions only; mean and var one more
+        pass over [K, V]. The vocabulary columns hold 8 min(V, 1024) bytes a token.
     """
-    lengths = [one.size for one in encoded]
+    return measure_each(subject, encoded, [frozenset(columns)] * len(encoded), device=device)
+
+
+@torch.no_grad()
+def measure_each(
+    subject: Subject, encoded: Sequence[Encoded], wanted: Sequence[frozenset[str]], *, device: str = "cpu",
+    desk: Desk | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """`measure_tokens` with columns of its own for every text."""
+    first = _first_of_each(encoded, wanted)
+    window = sliding_window(subject.model)
+    units = families(encoded, sorted(set(first)), window)
+    tried = any(len(unit.members) > 1 for unit in units)
+    if tried and not can_share(subject.model, device):
+        units = [Family((i,), encoded[i].prompt_length, encoded[i].size) for i in sorted(set(first))]
+    if desk is not None:
+        trial = TRIAL if tried else (0, 0)
+        desk.count(forwards=len(units) + trial[0], tokens=sum(unit.size for unit in units) + trial[1])
     rows: list[tuple[int, dict[str, np.ndarray]]] = []
-    for group in dist.shard(list(by_length(lengths, BATCH_TOKENS))):
-        batch = collate([encoded[i] for i in group], device=device)
+    for group in dist.shard(list(_batches(units))):
+        rows += _rows(subject, encoded, wanted, group, device)
+    found = dict(dist.gather(rows))
+    return [
+        {name: values for name, values in found[i].items() if _asked(name, columns)}
+        | ({"span": span_codes(one)} if "span" in columns else {})
+        for i, one, columns in zip(first, encoded, wanted, strict=True)
+    ]
+
+
+def _first_of_each(encoded: Sequence[Encoded], wanted: Sequence[frozenset[str]]) -> list[int]:
+    """For every text the first one with the same tokens, the same counted ones and the same columns."""
+    seen: dict[tuple[Any, ...], int] = {}
+    found = []
+    for i, (one, columns) in enumerate(zip(encoded, wanted, strict=True)):
+        arrays = (one.tokens, one.counted, one.targets, one.source)
+        key = (*(None if array is None else array.tobytes() for array in arrays), one.read, columns)
+        found.append(seen.setdefault(key, i))
+    return found
+
+
+def _asked(name: str, columns: frozenset[str]) -> bool:
+    return name in ALWAYS or name in columns or (name in VOCAB and not columns.isdisjoint(VOCAB))
+
+
+def _batches(units: Sequence[Family]) -> Iterator[list[Family]]:
+    """Units of similar length; families of several texts apart from texts alone."""
+    for alone in (True, False):
+        chosen = [unit for unit in units if (len(unit.members) == 1) is alone]
+        for group in by_length([unit.size for unit in chosen], BATCH_TOKENS) if chosen else ():
+            yield [chosen[i] for i in group]
+
+
+def _rows(
+    subject: Subject, encoded: Sequence[Encoded], wanted: Sequence[frozenset[str]], group: Sequence[Family], device: str
+) -> list[tuple[int, dict[str, np.ndarray]]]:
+    """Columns of the texts of one batch."""
+    if len(group[0].members) > 1:
+        logits, targets, owners = run_families(subject.model, encoded, group, device)
+    else:
+        numbers = [unit.members[0] for unit in group]
+        batch = collate([encoded[i] for i in numbers], device=device)
         keep = batch.positions("answer")
-        logits, _ = kept_logits(subject.model, batch, keep)
-        packed = _columns(logits, batch, keep, columns)
-        ends = np.cumsum(keep.sum(-1).cpu().numpy())
-        pieces = {name: np.split(values.cpu().numpy(), ends[:-1]) for name, values in packed.items()}
-        rows += [(int(i), {name: pieces[name][j].reshape(-1) for name in pieces}) for j, i in enumerate(group)]
-    if "span" in columns:
-        rows = [(i, row | {"span": span_codes(encoded[i])}) for i, row in rows]
-    return [row for _, row in sorted(dist.gather(rows), key=lambda pair: pair[0])]
+        logits, targets = kept_logits(subject.model, batch, keep)[0], batch.target_ids[:, 1:][keep]
+        owners = list(zip(numbers, keep.sum(-1).tolist(), strict=True))
+    rows = []
+    sizes = np.array([size for _, size in owners])
+    places = np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])
+    for columns in dict.fromkeys(wanted[i] for i, _ in owners):  # texts that want the same are worked on together
+        mine = [j for j, (i, _) in enumerate(owners) if wanted[i] == columns]
+        if len(mine) == len(owners):
+            packed = _columns(logits, targets, columns)
+        else:
+            at = torch.from_numpy(np.concatenate([places[j] for j in mine])).to(logits.device)
+            packed = _columns(logits[at], targets[at], columns)
+        ends = np.cumsum(sizes[mine])[:-1]
+        pieces = {name: np.split(values.cpu().numpy(), ends) for name, values in packed.items()}
+        rows += [
+            (owners[j][0], {name: piece[k].reshape(-1) for name, piece in pieces.items()}) for k, j in enumerate(mine)
+        ]
+    return rows
 
 
-def _columns(logits: Tensor, batch: Batch, keep: Tensor, columns: Sequence[str]) -> dict[str, Tensor]:
-    targets = batch.target_ids[:, 1:][keep]
+def _columns(logits: Tensor, targets: Tensor, columns: frozenset[str]) -> dict[str, Tensor]:
+    """Columns of counted positions, [K] each (those of the vocabulary [K, k]), from logits [K, V]."""
+    wide = logits.float() if logits.dtype.itemsize < 4 else logits
     greedy = logits.argmax(-1)
     out = {
         "token": targets.int(),
-        "logp": token_logp(logits, batch, keep)[keep],
+        "logp": -torch.nn.functional.cross_entropy(wide, targets, reduction="none"),
         "argmax": greedy == targets,
         "greedy": greedy.int(),
     }
@@ -70,9 +163,42 @@ def _columns(logits: Tensor, batch: Batch, keep: Tensor, columns: Sequence[str])
         out["rank"] = (logits > own).sum(-1).int()
     if "mean" in columns or "var" in columns:
         out["mean"], out["var"] = _moments(logits)
-    if not set(VOCAB).isdisjoint(columns):
+    for name in columns:
+        if name.startswith("scheme:"):
+            out[name] = _scheme(logits, targets, name)
+    if not columns.isdisjoint(VOCAB):
         out |= dict(zip(VOCAB, _distribution(logits), strict=True))
     return out
+
+
+def _scheme(logits: Tensor, targets: Tensor, name: str) -> Tensor:
+    """Log-probability of the targets under a decoding scheme "scheme:temperature:top_k:top_p", nats, [K].
+
+    Temperature first, then the most likely tokens, then the smallest set of them that holds the mass top_p, then all
+    divided by what is left. Temperature 0 is greedy. -inf outside.
+    """
+    try:
+        temperature, top_k, top_p = (float(part) for part in name.split(":")[1:])
+    except ValueError as error:
+        raise RecipeError(name, "no decoding scheme", "scheme:TEMPERATURE:TOP_K:TOP_P", "Correct it") from error
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise RecipeError(name, "out of range", "temperature and top_k 0 or more, top_p in (0, 1]", "Correct it")
+    found = []
+    for part, right in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True):
+        if temperature == 0:
+            hit = part.argmax(-1) == right
+            found.append(torch.where(hit, 0.0, -torch.inf))
+            continue
+        scores = part.float() / temperature
+        if 0 < top_k < scores.shape[-1]:
+            least = scores.topk(int(top_k)).values[:, -1:]
+            scores = scores.masked_fill(scores < least, -torch.inf)
+        if top_p < 1:
+            ordered, order = scores.sort(-1, descending=True)
+            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass of all that are more likely
+            scores = scores.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+        found.append(scores.log_softmax(-1).gather(-1, right.unsqueeze(-1))[:, 0])
+    return torch.cat(found)
 
 
 def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
