@@ -18,6 +18,7 @@ from expunge.audit import Audit
 from expunge.benches.world import World
 from expunge.data.examples import stream_hash
 from expunge.errors import ExpungeError, Interrupted, StorageError
+from expunge.measure.desk import Partner
 from expunge.measure.plan import Plan, measure
 from expunge.models import clone, load, weights_hash
 from expunge.recipe import AuditSpec
@@ -61,12 +62,17 @@ class Bench:
         chosen = {name: self.settings(name) for name in methods}  # a wrong name is told before anything is spent
         start = load(self.world.original, device=self.device)
         twin = load(self.world.oracle, device=self.device) if self.world.oracle else None
-        self.audit.expected = (1 + (twin is not None) + len(chosen)) * (1 + len(self.audit.spec.attacks))
+        subjects = 1 + (twin is not None) + len(chosen) + len(self.world.others)
+        self.audit.expected = subjects * (1 + len(self.audit.spec.attacks))
+        self.audit.partner = Partner(lambda: start)
         if twin is not None:
             self._measure(twin, "oracle")
         self._measure(start, "original", attacked=False)
-        aims = self._aims(start, twin)
         rows = self._rows("original") + (self._rows("oracle") if twin is not None else [])
+        for other in self.world.others:
+            self._measure(load(other, device=self.device), other)
+            rows += self._rows(other)
+        aims = self._aims(start, twin) if chosen else {}
         for name, settings in chosen.items():
             rows += self._method(name, settings, start, aims)
         return rows
@@ -163,8 +169,9 @@ class Bench:
                 continue
             metrics = {}
             for (stream, metric), found in state.scores.items():
-                shown = metric.partition("(")[0]
-                if (stream, shown) in self.world.columns:
+                wanted = self.world.columns  # a column names a metric, or one of its variants
+                shown = metric if (stream, metric) in wanted else metric.partition("(")[0]
+                if (stream, shown) in wanted:
                     metrics[self._heading(stream, shown)] = (found.value, found.ci)
             attack = condition.partition("+")[2]
             told = f"after {attack}" if attack else ("before" if name == "original" else "")

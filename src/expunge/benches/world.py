@@ -25,7 +25,8 @@ class World:
     """One benchmark, ready to be worked through.
 
     original, oracle: model folders (oracle None: not to be had). training, audited: the streams methods train on and
-    the ones that are measured; both hold "forget" and "retain".
+    the ones that are measured; both hold "forget" and "retain" where methods are to be tried.
+    others: folders or names of more models that are measured beside them.
     columns: (stream, metric) of the leaderboard. judged: the metric that settings are chosen by.
     grids: method -> the settings tried, the same number for every method; a method without one runs as it is.
     """
@@ -40,6 +41,7 @@ class World:
     attacks: Sequence[Any]
     judged: str = "memorization_accuracy"
     grids: Mapping[str, Grid] = field(default_factory=dict)
+    others: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

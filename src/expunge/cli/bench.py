@@ -16,7 +16,10 @@ def bench(
     data: Annotated[Path, typer.Option("--data", help="Folder with the benchmark's files.")] = Path("."),
     split: Annotated[str | None, typer.Option("--split", help="tofu: forget01, forget05, forget10.")] = None,
     methods: Annotated[
-        str, typer.Option("--methods", help="Comma-separated methods; 'all': every one the benchmark has settings for.")
+        str,
+        typer.Option(
+            "--methods", help="Comma-separated; 'all': every one the benchmark has settings for; 'none': the models alone."
+        ),
     ] = "ga,graddiff,npo,simnpo",
     models: Annotated[
         str | None, typer.Option("--models", help="Your own ORIGINAL[,ORACLE] instead of training one.")
@@ -70,6 +73,8 @@ def _chosen(name: str, methods: str) -> list[str]:
     from expunge.benches import grids
     from expunge.registry import entries
 
+    if methods == "none":
+        return []
     if methods != "all":
         return [part.strip() for part in methods.split(",") if part.strip()]
     return sorted(getattr(grids, name.upper(), None) or entries("method"))

@@ -42,6 +42,12 @@ def encode(
     """
     if not texts:
         return []
+    empty = next((text for text in texts if not text.answer.strip()), None)
+    if empty is not None:
+        raise DataError(
+            f"{where}[{empty.id}]", "an empty answer", "the answer is what is learned, forgotten and measured",
+            "Fill it or remove the row",
+        )
     made = ENCODERS[subject.task](subject, texts, where)
     if targets:
         made = [_retarget(one, targets[one.id], where) if one.id in targets else one for one in made]
