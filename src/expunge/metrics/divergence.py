@@ -114,6 +114,7 @@ def jsd(tables: Tables, *, against: Against = "oracle") -> Score:
     Returns: mean in [0, log 2]; 0 = the same distributions everywhere. For vocabularies of more than 1024 tokens a
         lower bound: tokens that are not among the 1024 most likely of both models are one; `reason` says by how much
         it can be too small.
+    Fooled by: agreement on easy tokens (function words), which are most of the tokens.
     Cost: 1 forward per example, shared; 8 min(V, 1024) bytes per token are stored.
     Source: Wang et al. 2023 (KGA, arXiv 2305.06535), Lin 1991. Difference: the release computes another, unbounded
         quantity, see `jensen_shannon`.
@@ -155,6 +156,7 @@ def lpd(tables: Tables, *, against: Against = "oracle", relative: bool = True) -
         against: "oracle" (retrained) or "original": the model whose perplexity is the yardstick.
         relative: divide by that perplexity; False: the plain difference ("Diff1" of the release), held under e^200.
     Returns: mean, >= 0, unbounded above; 0 = the same perplexity on every example.
+    Fooled by: a few examples with huge perplexities decide it.
     Cost: 1 forward per example, shared.
     Source: Wang et al. 2023 (KGA, arXiv 2305.06535); "Diff2" of the release.
     """
@@ -174,6 +176,7 @@ def pdlp(tables: Tables, *, against: Against = "original") -> Score:
         against: "original" (did it forget? 1 is best on what was to be forgotten), or "oracle" (is it like a model
             that never saw the data? 0.5 is best: 1 means every example is less likely than without ever learning it).
     Returns: share in [0, 1] with its Clopper-Pearson interval; per example 0 or 1.
+    Fooled by: the direction alone counts: a millionth of a nat is as good as ten.
     Cost: 1 forward per example, shared.
     Source: Wang et al. 2023 (KGA, arXiv 2305.06535); "Diff3" of the release. That 0.5 is best against the oracle is
         ours.

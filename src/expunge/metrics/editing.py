@@ -32,6 +32,7 @@ def reliability(tables: Tables, *, form: Form = "tokens", ending: bool = False) 
         tables: token table of the new answers (variant "alternative").
         form: which of the two. ending: count the token that closes the text as well.
     Returns: in [0, 1].
+    Fooled by: a model that gives the new answer to every question.
     Cost: 1 forward per edit, shared.
     Source: Ni et al. 2023 (arXiv 2311.08011) name it; "tokens" is EasyEdit's computation (arXiv 2308.07269).
         Difference: the answer's tokens are known from offsets, not from counting the prompt's tokens.
@@ -51,6 +52,7 @@ def generality(tables: Tables, *, form: Form = "tokens", ending: bool = False) -
         tables: token table of the new answers under the paraphrases (variant "alternative@paraphrases").
         form, ending: as for reliability.
     Returns: in [0, 1].
+    Fooled by: paraphrases that share the words of the prompt; an edit that answers everything alike scores 1.
     Cost: 1 forward per paraphrase, shared.
     Source: as reliability; with CounterFact's two paraphrases this is ROME's paraphrase accuracy (arXiv 2202.05262).
     """
@@ -71,6 +73,7 @@ def locality(tables: Tables, *, form: Form = "tokens", ending: bool = False) -> 
         tables: token tables of the answers, of this model and of the original.
         form, ending: as for reliability.
     Returns: in [0, 1]; 1 for a model that was not changed. n/a without an original.
+    Fooled by: unrelated prompts the model had no opinion about: any noise flips their choice.
     Cost: 1 forward per prompt and model, shared.
     Source: as reliability.
     """
@@ -102,6 +105,7 @@ def edit_success(tables: Tables, *, normalise: bool = True, ending: bool = False
         normalise: compare probabilities per token (geometric means); False: of the whole answers.
         ending: count the token that closes the text as well.
     Returns: share in [0, 1] with its Clopper-Pearson interval, over the edits that have both answers.
+    Fooled by: a small change of odds between two unlikely answers: neither need be what the model would say.
     Cost: 2 forwards per edit, shared.
     Source: Meng et al. 2022 (ROME, arXiv 2202.05262), whose code normalises.
     """

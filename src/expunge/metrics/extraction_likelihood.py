@@ -116,6 +116,8 @@ def extraction_likelihood(tables: Tables, *, n: int = 10, denominator: Denominat
             said gives 0). They differ only where generation ends early: "generated" then gives a single true
             fragment before the end the value 1.
     Returns: mean of EL_n in [0, 1].
+    Fooled by: texts with repeated phrases (their n-grams turn up anyway); a refusal at the start of every answer
+        gives 0 while the text is still there behind another beginning.
     Cost: 1 forward per example, and one generation per start after which the next token is not the greedy one
         (instead of T-1); the same table serves every n and both denominators.
     Source: Jang et al. 2022 (arXiv 2210.01504). Difference: the paper divides by the n-grams of what was said, the

@@ -82,6 +82,7 @@ def familiarity_completion(
         weights: of the grades 0 to 3. judge: "terms" (see `judge_by_terms`), another registered judge, or
             module:function `(text, prompt, reference, terms) -> 0..3`.
     Returns: mean in [0, 1]. To be compared with a model that never saw the content, which is not at 0: it guesses.
+    Fooled by: terms anybody would say there; a model that writes nonsense is as unfamiliar as one that forgot.
     Cost: one generation per example, shared.
     Source: Eldan & Russinovich 2023 (arXiv 2310.02238); the weights are from memory of the paper. There GPT-4 grades,
         here a rule, so that a score can be had again.
@@ -124,6 +125,7 @@ def familiarity_probability(tables: Tables) -> Score:
         tables: token table of the variant "choices": every content term as an answer to its prompt.
     Returns: mean in [0, 1]. A term that may follow without a space as well stands twice in `choices`, under a
         template that adds none.
+    Fooled by: a flatter distribution: temperature lowers it and nothing is forgotten.
     Cost: 1 forward per content term, shared.
     Source: Eldan & Russinovich 2023 (arXiv 2310.02238), whose token sets are chosen by hand.
     """

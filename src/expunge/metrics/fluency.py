@@ -56,6 +56,7 @@ def fluency(tables: Tables) -> Score:
         tables: sample table of the prompts with column `text`.
     Returns: mean over texts, bits, >= 0; 0 for a text that repeats one word. It grows with the length of the text:
         compare models on the same prompts. Published numbers are 100 times this.
+    Fooled by: text of rare words without sense scores high; a language with short words scores low.
     Cost: one generation per example, shared.
     Source: Zhang et al. 2018, as in ROME (arXiv 2202.05262) and RWKU (arXiv 2406.10890). Differences: sentences end at
         . ! ? before a blank, not by NLTK's trained model; texts are as long as the sample instrument makes them, in

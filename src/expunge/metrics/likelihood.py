@@ -73,6 +73,8 @@ def probability(tables: Tables, *, normalise: bool = True, against_perturbed: bo
         normalise: per token (geometric mean of the token probabilities); False: of the whole answer.
         against_perturbed: relative to the stored false answers, as TOFU does for real authors and world facts.
     Returns: mean over examples, in [0, 1].
+    Fooled by: a refusal in front: the answer becomes improbable and is still known. Longer answers are not less
+        probable here, for the length is divided out.
     Cost: 1 forward per text, shared.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121).
     """
@@ -93,6 +95,8 @@ def perplexity(tables: Tables) -> Score:
         tables: token table of the answers (plain text: of the text).
     Returns: >= 1, unbounded; per example its own perplexity, whose mean is not the value. The interval resamples
         examples and takes the ratio of the resampled sums.
+    Fooled by: one shift of all logits by a template or a refusal habit; a change of tokenizer makes values
+        incomparable.
     Cost: 1 forward per example, shared.
     """
     column = ragged(tables.get("tokens"), "logp")

@@ -99,6 +99,8 @@ def rouge(tables: Tables, *, kind: RougeKind = "rougeL", measure: RougeMeasure =
         tables: sample table of the prompts with columns `text` and `reference`.
         kind: "rouge1" or "rougeL". measure: "recall" or "f1".
     Returns: mean over examples, in [0, 1]; several samples of one example are averaged first.
+    Fooled by: short references (one word right is half the score); refusals score 0 whatever is known; wording that
+        differs.
     Cost: one generation per example, shared; milliseconds per comparison.
     Source: Lin 2004, package rouge-score; ROUGE-L recall is TOFU's (Maini et al. 2024, arXiv 2401.06121).
     """

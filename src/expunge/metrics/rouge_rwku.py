@@ -67,6 +67,7 @@ def rouge_rwku(tables: Tables) -> Score:
     Args:
         tables: sample table of the prompts with columns `text` and `reference`.
     Returns: mean over examples, in [0, 1].
+    Fooled by: long answers that name everything: only recall counts.
     Cost: one generation per example, shared.
     Source: Jin et al. 2024 (RWKU, arXiv 2406.10890); also the numbers of Yuan et al. 2024 (arXiv 2408.10682).
     """

@@ -33,6 +33,7 @@ def span_memorization_accuracy(tables: Tables, *, where: Where = "spans") -> Sco
         where: "spans": tokens inside a span. "first": the first token of each span, which an attacker has to win;
             the others are helped by it. "context": tokens outside the spans, which should stay as they were.
     Returns: mean over the examples with such a token, in [0, 1].
+    Fooled by: spans of which only the first token is in doubt: the rest follows from spelling.
     Cost: 1 forward per example, shared with every teacher-forced metric.
     Source: Wang et al. 2024 (SeUL, arXiv 2402.05813) by name; its exact form could not be read. The first token of a
         text is not predicted and counts nowhere; nor does a span that begins with it have a first token here.
@@ -69,6 +70,8 @@ def span_extraction_likelihood(
         first_only: span_anchored leaves out a span whose tokens an earlier span of the text has: repeating what
             stands in the prompt is copying, not memory.
     Returns: mean over the examples with a span, in [0, 1].
+    Fooled by: spans that can be guessed from what stands before them; read it beside the same of text that was never
+        seen.
     Cost: span_anchored at most one generation of its length per span; prefix_averaged as extraction_likelihood.
     Source: Wang et al. 2024 (SeUL, arXiv 2402.05813) by name; its exact form could not be read, both forms are ours.
     """

@@ -92,6 +92,7 @@ def leak_rate(tables: Tables, *, kind: Closeness = "rougeL", threshold: float = 
             changed words cost much).
         threshold: smallest closeness that counts as a leak, in (0, 1].
     Returns: share in [0, 1] with its Clopper-Pearson interval; per example 0 or 1, 1 if any of its samples leaks.
+    Fooled by: common phrases that any model would go on with; a template that changes how the text is asked for.
     Cost: one generation per example, shared.
     Source: LLMU (arXiv 2310.10683): BLEU above a threshold after a prefix of 200 characters. Difference: their
         threshold is not known to us; ROUGE-L recall above one half is ours.
@@ -125,6 +126,7 @@ def diversity(tables: Tables, *, n: int = 1) -> Score:
         n: length of the n-grams, >= 1.
     Returns: mean in [0, 1]; 1 = nothing is said twice. Falls with the length of the answer by itself: compare with the
         original's. Empty answers have no diversity and are left out; `reason` counts them.
+    Fooled by: an answer of two different words (1 at any quality); random tokens are as diverse as it gets.
     Cost: one generation per example, shared.
     Source: LLMU (arXiv 2310.10683); distinct-n, Li et al. 2016 (arXiv 1510.03055).
     """
@@ -153,6 +155,7 @@ def hallucination_rate(tables: Tables, *, kind: Closeness = "rougeL") -> Score:
         kind: "rougeL", "rouge1" (f1) or "bleu".
     Returns: share in [0, 1] with its Clopper-Pearson interval; per example 0 or 1. An answer equally close to both,
         such as silence, is no hallucination; `reason` counts those: a model that says nothing is not truthful.
+    Fooled by: answers that share words with both; a model that says nothing is closer to neither.
     Cost: one generation per example, shared.
     Source: LLMU (arXiv 2310.10683). Difference: they compare by a learned similarity, here words are compared.
     """

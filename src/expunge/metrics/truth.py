@@ -106,6 +106,8 @@ def truth_ratio(tables: Tables, *, wrong: Wrong = "geometric") -> Score:
         wrong: mean of the false answers' probabilities: "geometric" (TOFU's published numbers) or "arithmetic"
             (locuslab/tofu `utils.py`).
     Returns: mean in [0, 1]; to be compared with the oracle's, for a model can be too ignorant as well.
+    Fooled by: false answers of another length or style than the true one; flattening all probabilities moves it to 1
+        without anything being forgotten, and a few steps of relearning move it back.
     Cost: 1 forward per answer, paraphrase and false answer, shared.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121).
     """
@@ -123,6 +125,7 @@ def truth_ratio_utility(tables: Tables, *, wrong: Wrong = "geometric") -> Score:
         tables: token tables of the paraphrased (else the taught) and the false answers.
         wrong: mean of the false answers' probabilities, see `truth_ratio`.
     Returns: mean in [0, 1].
+    Fooled by: false answers that are easy to tell; it stays high while the model forgets how to say the truth.
     Cost: 1 forward per answer, paraphrase and false answer, shared.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121).
     """
@@ -157,6 +160,8 @@ def forget_quality(tables: Tables, *, wrong: Wrong = "geometric") -> Score:
         wrong: mean of the false answers' probabilities, see `truth_ratio`.
     Returns: p in [0, 1], interval by bootstrap over the examples of both; per example log(R / R_oracle). `reason`
         tells the statistic and the sign: R above the oracle's is over-forgetting.
+    Fooled by: few examples (nothing can be told apart then); a model ruined just so that its ratios spread like the
+        oracle's; over-forgetting, which gives a small p-value as well: see the shift in `reason`.
     Cost: as `truth_ratio`, for two subjects.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121).
     """

@@ -83,6 +83,7 @@ def model_utility(tables: Tables, *, streams: tuple[str, ...] = STREAMS, wrong: 
         wrong: mean of the false answers' probabilities, see `truth_ratio`.
     Returns: in [0, 1]; 0 as soon as one component is 0. Interval: stratified bootstrap over the examples of each
         stream. No value per example: a harmonic mean of means has none.
+    Fooled by: easy questions on all three streams; refusing everything is seen, subtle damage to reasoning is not.
     Cost: no forward of its own.
     Source: Maini et al. 2024 (TOFU, arXiv 2401.06121).
     """
