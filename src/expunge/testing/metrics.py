@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from expunge.registry import bind
 from expunge.testing.parts import bound_of, require
-from expunge.types import Bound, Score
+from expunge.types import Bound, Score, Subject
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +23,20 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
+INVENTED = frozenset({"tokens", "samples", "continuations"})  # instruments whose tables can be made up here
+
+
 def _metric_tables(part: Bound, num: int = NUM_EXAMPLES) -> Tables:
-    """Tables with what the metric declares and nothing else, of random but possible values."""
+    """Tables with what the metric declares and nothing else, of random but possible values.
+
+    Of other instruments, and of choices, they are measured: on small models with random weights, of examples that
+    have every field.
+    """
     from expunge.measure.tables import Tables
     from expunge.scoring import needs_of
 
+    if any(need.instrument not in INVENTED or need.variant == "choices" for need in needs_of(part)):
+        return _measured_tables(part, num)
     columns: dict[tuple[str, str, str, str], set[str]] = {}
     for need in needs_of(part):
         for subject in need.subjects:
@@ -33,6 +44,39 @@ def _metric_tables(part: Bound, num: int = NUM_EXAMPLES) -> Tables:
                 key = (subject, "forget" if name == "stream" else name, need.instrument, need.variant)
                 columns.setdefault(key, set()).update(need.columns)
     return Tables({key: _metric_table(key, wanted, num) for key, wanted in columns.items()}, "forget", {})
+
+
+@cache
+def _tiny(seed: int, family: Any) -> Subject:
+    from expunge.testing.models import tiny_subject
+
+    return tiny_subject(seed, family)
+
+
+def _measured_tables(part: Bound, num: int) -> Tables:
+    from expunge.measure.desk import Partner
+    from expunge.measure.plan import Plan, measure
+    from expunge.measure.tables import Tables
+    from expunge.scoring import needs_of
+    from expunge.testing.models import whole_examples
+    from expunge.types import Data, Stream
+
+    needs = needs_of(part)
+    sets = {"forget" if name == "stream" else name for need in needs for name in need.sets}
+    data = Data({
+        name: Stream(name, "forget" if name == "forget" else "holdout", whole_examples(num, name))
+        for name in sorted({"forget", *sets})
+    })
+    plan, tables = Plan(), {}
+    plan.add("forget", needs)
+    masked = any(bind("instrument", need.instrument).meta["tasks"] == {"masked"} for need in needs)
+    family = "bert" if masked else "llama"
+    for seed, who in enumerate(("this", "oracle", "original")):
+        if any(who in need.subjects for need in needs):
+            before = Partner(lambda: _tiny(2, family))
+            measured = measure(_tiny(seed, family), data, plan, partner=before)
+            tables |= {(who, *asked): table for asked, table in measured.tables.items()}
+    return Tables(tables, "forget", {})
 
 
 def _metric_table(key: tuple[str, str, str, str], wanted: set[str], num: int) -> Table:
@@ -62,6 +106,7 @@ def _metric_table(key: tuple[str, str, str, str], wanted: set[str], num: int) ->
     ]
     kept = [name for name in rows[0] if name in {"token", "logp", "argmax", "greedy", *wanted}]
     ragged = {name: [row[name] for row in rows] for name in kept}
+    ragged |= {name: [row["logp"] / 2 for row in rows] for name in wanted if name.startswith("scheme:")}
     return Table.of(plain | {"zlib": random.integers(20, 60, size=len(ids)).tolist()} | ragged)
 
 

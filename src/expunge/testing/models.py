@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from expunge.types import Data, Example, Role, Stream, Subject, Task, Wrapper
@@ -130,6 +131,17 @@ def tiny_data(forget: int = 8, retain: int = 6, holdout: int = 6) -> Data:
         ))
 
     return Data(forget=stream("forget", forget), retain=stream("retain", retain), holdout=stream("holdout", holdout))
+
+
+def whole_examples(num: int, name: str) -> tuple[Example, ...]:
+    """Examples that have every field an example can have; two in a row are about the same subject."""
+    return tuple(
+        replace(
+            one, id=f"{name}/{i}", subject=f"{name} {i // 2}", choices=(one.answer, *one.perturbed),
+            contrast=one.answer.replace("It is", "It was"),
+        )
+        for i, one in enumerate(tiny_data(forget=num)["forget"].examples)
+    )
 
 
 def tiny_classes(forget: int = 8, retain: int = 8, holdout: int = 6) -> Data:
