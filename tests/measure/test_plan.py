@@ -58,10 +58,11 @@ def test_the_union_runs_every_text_once(tiny):
     with Counter(tiny) as counter:
         measured = measure(tiny, data, plan_for(teacher_forced(), data))
     assert counter.rows == measured.forwards == 36 + 3
-    assert sum(len(table) for table in measured.tables.values()) == 36 + 21 + 72
+    assert sum(len(table) for table in measured.tables.values()) == 36 + 21 + 72 + 21
     assert sorted(measured.tables) == sorted(
         [(name, "tokens", "answer") for name in data] + [(name, "tokens", "perturbed") for name in data]
         + [(name, "tokens", "paraphrased_answer") for name in ("forget", "holdout")]
+        + [(name, "texts", "answer") for name in ("forget", "holdout")]
     )
     assert measured.missing == {}
     answers = measured.tables["forget", "tokens", "answer"]

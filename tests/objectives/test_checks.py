@@ -28,6 +28,8 @@ VARIANTS = {  # hyper-parameters that lead elsewhere than the defaults
         {"use": "truth_ratio", "wrong": "arithmetic"}, {"use": "rouge", "kind": "rouge1", "measure": "f1"},
         {"use": "model_utility", "streams": ["retain"]}, {"use": "jsd", "against": "original"},
         {"use": "leak_rate", "kind": "bleu"}, {"use": "hallucination_rate", "kind": "bleu"},
+        {"use": "membership_reference", "reference": "original"}, {"use": "membership_gradient", "p": "inf"},
+        {"use": "privleak", "score": "loss"},
     ],
     "attack": [{"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2}],
     "scope": [{"use": "lora", "rank": 2}, {"use": "layers", "layers": [-1], "match": "mlp"}],
@@ -38,7 +40,9 @@ AT_LEAST = {"objective": 8, "metric": 11, "attack": 3, "scope": 3}
 
 def parts(kind: str) -> list[Bound]:
     found = [bound_of(kind, part) for part in [*entries(kind).values(), *VARIANTS[kind]]]
-    return [replace(part, hyper={**part.hyper, **{k: v for k, v in SMALL.items() if k in part.hyper}}) for part in found]
+    return [
+        replace(part, hyper={name: SMALL.get(name, value) for name, value in part.hyper.items()}) for part in found
+    ]
 
 
 def cases(kind: str, checks) -> list:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from expunge.data.words import STOP_WORDS
 from expunge.types import Cost, Span
 
 # One character is a word where a script puts no spaces between words; elsewhere a word may have signs inside it, so
@@ -18,14 +19,6 @@ _LETTER = rf"[^\W{_ALONE}]"
 WORD = re.compile(rf"[{_ALONE}]|{_LETTER}+(?:[^\w\s]+{_LETTER}+)*")
 _PIECE = re.compile(r"\w+|[^\w\s]")
 
-_STOP = (
-    "a about after all also am an and any are as at be because been before being but by can could did do does don down "
-    "each else for from had has have he her here hers him his how i if in into is it its just ll m may me might more "
-    "most must my no nor not of off on one only or other our out over own re s same shall she should so some such t "
-    "than that the their them then there these they this those through to too under until up upon us ve very was we "
-    "were what when where which while who whom whose why will with would yes you your"
-)
-STOP_WORDS = frozenset(_STOP.split())
 
 
 class Found(list[tuple[Span, ...]]):

@@ -53,7 +53,7 @@ def csv(
     """A table with a header line; cells of list fields hold JSON lists; may be gzipped. Tab: delimiter "\\t"."""
     if len(delimiter) != 1:
         raise DataError(f"{path}: delimiter", f"got {delimiter!r}", "accepted: one character", "Correct it")
-    return _read(path, lambda file: _table(file, delimiter), columns(prompt, answer, id, fields, path), limit)
+    return _read(path, lambda file: read_table(file, delimiter), columns(prompt, answer, id, fields, path), limit)
 
 
 @reader("parquet")
@@ -178,7 +178,8 @@ def _array(content: str, where: str) -> Iterator[Placed]:
     yield "line 1", single
 
 
-def _table(file: Path, delimiter: str) -> Iterator[Placed]:
+def read_table(file: Path, delimiter: str) -> Iterator[Placed]:
+    """The rows of a table with a header line, and where each stands."""
     content = read_text(file)
     if "\n" not in content:
         content = content.replace("\r", "\n")

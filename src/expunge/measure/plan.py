@@ -192,7 +192,7 @@ class _Keys:
         other = self.partner.key if instrument.meta["partner"] and self.partner is not None else ""
         fields = [job.asked[1], job.asked[2], sorted(job.columns), self.dtype, BATCH_TOKENS, VERSION, other]
         if instrument.name != "tokens":  # what is generated is told together with what the examples say of it
-            fields += [[one.choices, one.alternative] for one in map(job.examples.__getitem__, _ids(job))]
+            fields += [[one.choices, one.alternative, one.subject] for one in map(job.examples.__getitem__, _ids(job))]
         key = _digest(self.voice, _written(job.texts), self.weights, *fields)
         readable = re.sub(r"[^\w.-]+", "_", ".".join((job.stream, job.asked[2], job.asked[1])))
         return self.cache / f"{readable}.{key}.parquet"

@@ -26,11 +26,12 @@ from expunge.registry import instrument
 from expunge.types import Subject
 
 BATCH_TOKENS = 4096  # padded tokens of one forward without gradients: more falls out of the cache of a CPU
+MOST_PADDING = 0.03  # of a batch of a quarter that size
 CHUNK = 1024  # positions whose [chunk, V] temporaries live at once
 MOST_VOCAB = 1024  # tokens of a stored distribution: all of them in small vocabularies
 ALWAYS = ("token", "logp", "argmax", "greedy")  # cost nothing beyond the forward
 VOCAB = ("vocab_ids", "vocab_logp", "vocab_rest")  # the whole next-token distribution
-COLUMNS = (*ALWAYS, "rank", "mean", "var", "span", *VOCAB)  # and scheme:TEMPERATURE:TOP_K:TOP_P
+COLUMNS = (*ALWAYS, "rank", "margin", "mean", "var", "span", *VOCAB)  # and scheme:TEMPERATURE:TOP_K:TOP_P
 
 
 @instrument("tokens")
@@ -55,6 +56,7 @@ def measure_tokens(
 
     token: the id that should stand there. logp: its log-probability, nats. argmax: whether it is the greedy choice.
     greedy: the greedy choice. rank: tokens that are more likely, 0 = greedy. mean, var: of log p(v), v ~ p.
+    margin: how far the best logit is above the second best.
     span: 0 outside the annotated spans, 2 on the first token of one, 1 on its others.
     scheme:T:K:P: logp after temperature T, the K most likely tokens (0: all) and the nucleus of mass P (1: all).
     vocab_ids, vocab_logp: the most likely tokens by id and their log-probabilities, end to end, min(V, 1024) a token;
@@ -114,8 +116,23 @@ def _batches(units: Sequence[Family]) -> Iterator[list[Family]]:
     """Units of similar length; families of several texts apart from texts alone."""
     for alone in (True, False):
         chosen = [unit for unit in units if (len(unit.members) == 1) is alone]
-        for group in by_length([unit.size for unit in chosen], BATCH_TOKENS) if chosen else ():
+        for group in _close([unit.size for unit in chosen]) if chosen else ():
             yield [chosen[i] for i in group]
+
+
+def _close(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Batches by length that end early where one more row would make too much padding of a batch that is worth it."""
+    for group in by_length(sizes, BATCH_TOKENS):
+        batch: list[int] = []
+        real = 0
+        for i in group.tolist():
+            padded = sizes[batch[0]] * (len(batch) + 1) if batch else 0
+            if batch and real >= BATCH_TOKENS // 4 and padded - real - sizes[i] > MOST_PADDING * padded:
+                yield batch
+                batch, real = [], 0
+            batch.append(i)
+            real += sizes[i]
+        yield batch
 
 
 def _rows(
@@ -161,6 +178,9 @@ def _columns(logits: Tensor, targets: Tensor, columns: frozenset[str]) -> dict[s
     if "rank" in columns:
         own = logits.gather(-1, targets.unsqueeze(-1))
         out["rank"] = (logits > own).sum(-1).int()
+    if "margin" in columns:
+        best = wide.topk(2).values
+        out["margin"] = best[:, 0] - best[:, 1]
     if "mean" in columns or "var" in columns:
         out["mean"], out["var"] = _moments(logits)
     for name in columns:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from expunge.metrics.stats import (
     Floats,
@@ -74,15 +75,21 @@ def auc_interval(
     Perfect separation and all-tied scores leave no spread to resample; then the interval is that of a constant rate
     in as many trials as the smaller sample has (Clopper-Pearson at 0 and 1), never of width zero.
     """
+    sizes = [len(members), len(nonmembers)]
+    found = bootstrap_of(redrawn_auc(members, nonmembers), sizes, num=num, level=level, seed=seed)
+    if found is None or found[1] - found[0] <= 1e-12:
+        return constant_interval(auc(members, nonmembers), min(sizes), level=level)
+    return found
+
+
+def redrawn_auc(members: Sample, nonmembers: Sample) -> Callable[[list[Indices]], Floats]:
+    """`auc` of redrawn samples, as `bootstrap_of` wants it: indices [draws, size] of both -> AUC [draws]."""
     a, b, size = _codes(members, nonmembers)
 
     def areas(indices: list[Indices]) -> Floats:
         return _areas(_histograms(a[indices[0]], size), _histograms(b[indices[1]], size))
 
-    found = bootstrap_of(areas, [len(a), len(b)], num=num, level=level, seed=seed)
-    if found is None or found[1] - found[0] <= 1e-12:
-        return constant_interval(auc(members, nonmembers), min(len(a), len(b)), level=level)
-    return found
+    return areas
 
 
 def tpr_at_fpr(members: Sample, nonmembers: Sample, fpr: float) -> tuple[float, Interval]:
@@ -96,10 +103,15 @@ def tpr_at_fpr(members: Sample, nonmembers: Sample, fpr: float) -> tuple[float, 
     Returns: (rate in [0, 1], Clopper-Pearson interval; the threshold is taken as given).
     Source: Carlini et al. 2022 (arXiv 2112.03570).
     """
+    named = named_at_fpr(members, nonmembers, fpr)
+    return float(named.mean()), clopper_pearson(int(named.sum()), len(named))
+
+
+def named_at_fpr(members: Sample, nonmembers: Sample, fpr: float) -> npt.NDArray[np.bool_]:
+    """Which members lie over the threshold of `tpr_at_fpr`, [members]."""
     a, b, _ = _codes(members, nonmembers)
     allowed = math.floor(fpr * len(b) + 1e-9)
-    above = a > np.sort(b)[::-1][allowed] if allowed < len(b) else np.ones(len(a), dtype=bool)
-    return float(above.mean()), clopper_pearson(int(above.sum()), len(a))
+    return np.asarray(a > np.sort(b)[::-1][allowed] if allowed < len(b) else np.ones(len(a), dtype=bool))
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _measured_tables(part: Bound, num: int) -> Tables:
         name: Stream(name, "forget" if name == "forget" else "holdout", whole_examples(num, name))
         for name in sorted({"forget", *sets})
     })
-    plan, tables = Plan(), {}
+    plan, tables = Plan(), {}  # type: Plan, dict[tuple[str, str, str, str], Table]
     plan.add("forget", needs)
     masked = any(bind("instrument", need.instrument).meta["tasks"] == {"masked"} for need in needs)
     family = "bert" if masked else "llama"
