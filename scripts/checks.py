@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("audit", "verdicts"),
     ("workflow",),
     ("pretrain", "demo", "api"),
-    ("benches",),
+    ("benches", "compat"),
     ("bench", "calibrate", "harness"),
     ("cli", "serve", "__main__"),
 )

@@ -17,7 +17,7 @@ from typing import Any
 from expunge.audit import Audit
 from expunge.benches.world import World
 from expunge.data.examples import stream_hash
-from expunge.errors import ExpungeError, Interrupted, StorageError
+from expunge.errors import ExpungeError, Interrupted, RecipeError, StorageError
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Plan, measure
 from expunge.models import clone, load, weights_hash
@@ -60,6 +60,11 @@ class Bench:
     def run(self, methods: Iterable[str]) -> list[Row]:
         """The rows of original, oracle and every method, each also under every attack."""
         chosen = {name: self.settings(name) for name in methods}  # a wrong name is told before anything is spent
+        if chosen and "forget" not in self.world.training:
+            raise RecipeError(
+                "--methods", ", ".join(chosen), f"'{self.world.name}' trains nothing: it measures models",
+                "Give --methods none",
+            )
         start = load(self.world.original, device=self.device)
         twin = load(self.world.oracle, device=self.device) if self.world.oracle else None
         subjects = 1 + (twin is not None) + len(chosen) + len(self.world.others)

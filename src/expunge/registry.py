@@ -44,7 +44,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "expunge.translate", "expunge.edits",
     ),
     "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
-    "variant": ("expunge.data.variants", "expunge.data.neighbours"),
+    "variant": ("expunge.data.variants", "expunge.data.neighbours", "expunge.data.pairs"),
     "instrument": ("expunge.measure",),
     "scorer": ("expunge.metrics.scorers",),
     "watch": ("expunge.watch",),
