@@ -9,21 +9,19 @@ from __future__ import annotations
 import json
 import string
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from expunge import dist
 from expunge.data.examples import stream_of
 from expunge.data.tokenise import encode, prompt_tokens, texts_of
 from expunge.errors import DataError, ModelError, RecipeError, close_to
-from expunge.measure.samples import BATCH_ROWS, continue_with, stop_tokens
+from expunge.measure.sampled import Taste, continue_randomly, draw_of
+from expunge.measure.samples import BATCH_ROWS, stop_tokens
 from expunge.models import context_length
 from expunge.registry import bind, stage
 from expunge.relabel import refusals
@@ -31,41 +29,6 @@ from expunge.run import Run, write_text
 from expunge.types import Bound, Cost, Data, Event, Example, Stream, Subject
 
 TRIES = 5  # draws for one answer before a refusal takes its place
-
-
-@dataclass(frozen=True)
-class Taste:
-    """How a token is drawn from a distribution, and how many at most."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    most: int = 64
-
-    def __post_init__(self) -> None:
-        checks = (
-            ("temperature", self.temperature, 0 < self.temperature < float("inf"), "more than 0"),
-            ("top_p", self.top_p, 0 < self.top_p <= 1, "more than 0, at most 1"),
-            ("max_new_tokens", self.most, self.most >= 1, "1 or more"),
-        )
-        for name, value, fits, accepted in checks:
-            if not fits:
-                raise RecipeError(f"sample.{name}", f"got {value!r}", f"accepted: {accepted}", "Correct the value")
-
-    def pick(self, logits: Tensor, chance: Tensor) -> Tensor:
-        """Tokens [R] from logits [R, V] and one number of [0, 1) each [R]: the inverse of the cumulated distribution.
-
-        top_p keeps the likeliest tokens up to the one with which their sum reaches it.
-        """
-        p = (logits.float() / self.temperature).softmax(-1)
-        order: Tensor | None = None
-        if self.top_p < 1:
-            p, order = p.sort(stable=True, descending=True)
-            p = p * (p.cumsum(-1) - p < self.top_p)
-        edges = p.cumsum(-1)
-        whole = edges[:, -1:]
-        spot = (edges <= chance.unsqueeze(-1) * whole).sum(-1, keepdim=True)
-        spot = torch.minimum(spot, (edges < whole).sum(-1, keepdim=True))  # rounding must not reach impossible tokens
-        return (spot if order is None else order.gather(-1, spot)).squeeze(-1)
 
 
 @stage("sample")
@@ -133,7 +96,7 @@ class Slot:
 
     def seed(self, seed: int, attempt: int) -> np.random.Generator:
         """Random numbers of this slot alone."""
-        return np.random.default_rng([seed, zlib.crc32(self.example.id.encode()), self.number, attempt])
+        return draw_of(seed, self.example.id, self.number, attempt)
 
     def fits(self, text: str, *, distinct: bool) -> bool:
         return bool(text) and not (distinct and _plain(text) == _plain(self.example.answer))
@@ -201,26 +164,6 @@ class Sampler:
             (slot.id, text.replace("\ufffd", "").strip(), len(question.tokens) + len(tokens))  # no halves of characters
             for slot, text, question, tokens in zip(group, texts, asked, said, strict=True)
         ]
-
-
-def continue_randomly(
-    subject: Subject, starts: Sequence[np.ndarray], chances: Sequence[np.ndarray], stops: frozenset[int], taste: Taste,
-    *, device: str = "cpu",
-) -> list[list[int]]:
-    """Random continuations of token prefixes, each up to a stop token (not included) or the end of its numbers.
-
-    Args:
-        chances: per prefix the numbers of [0, 1) that decide its tokens, one each.
-    """
-    limits = [len(one) for one in chances]
-    numbers = torch.zeros(len(starts), max(limits), device=device)
-    for i, one in enumerate(chances):
-        numbers[i, : len(one)] = torch.from_numpy(one)
-
-    def choose(logits: Tensor, rows: list[int], said: int) -> Tensor:
-        return taste.pick(logits, numbers[rows, said])
-
-    return continue_with(subject, starts, limits, stops, choose, device=device)
 
 
 def _plain(text: str) -> str:

@@ -34,15 +34,12 @@ VARIANTS = {  # hyper-parameters that lead elsewhere than the defaults
     "attack": [{"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2}],
     "scope": [{"use": "lora", "rank": 2}, {"use": "layers", "layers": [-1], "match": "mlp"}],
 }
-SMALL = {"steps": 3, "prefix": 2, "suffix": 2}  # instead of the defaults: the texts of the checks are short
 AT_LEAST = {"objective": 8, "metric": 11, "attack": 3, "scope": 3}
 
 
 def parts(kind: str) -> list[Bound]:
     found = [bound_of(kind, part) for part in [*entries(kind).values(), *VARIANTS[kind]]]
-    return [
-        replace(part, hyper={name: SMALL.get(name, value) for name, value in part.hyper.items()}) for part in found
-    ]
+    return [replace(part, hyper={**part.hyper, "steps": 3}) if "steps" in part.hyper else part for part in found]
 
 
 def cases(kind: str, checks) -> list:

@@ -22,6 +22,7 @@ from expunge.measure.forward import kept_logits, packed_head
 from expunge.types import Batch
 
 SHORTEST = 4  # prompt tokens worth sharing
+LONGEST = 512  # tokens of a family (or twice its prompt): attention within it costs their square
 TRIAL = (3, 36)  # sequences and tokens that `can_share` runs
 
 
@@ -48,14 +49,29 @@ def families(encoded: Sequence[Encoded], rows: Iterable[int], window: int | None
         fits = plain and start >= SHORTEST and (window is None or len(one) <= window)
         groups.setdefault(one.tokens[:start].tobytes() if fits else b"alone %d" % i, []).append(i)
     found = []
-    for members in groups.values():
-        start = encoded[members[0]].prompt_length
-        if len(members) == 1:
-            found.append(Family((members[0],), start, encoded[members[0]].size))
-        else:
-            size = start + sum(len(encoded[i]) - start - 1 for i in members)
-            found.append(Family(tuple(members), start, size))
+    for whole in groups.values():
+        start = encoded[whole[0]].prompt_length
+        for members in _pieces(encoded, whole, start):
+            if len(members) == 1:
+                found.append(Family((members[0],), start, encoded[members[0]].size))
+            else:
+                size = start + sum(len(encoded[i]) - start - 1 for i in members)
+                found.append(Family(tuple(members), start, size))
     return found
+
+
+def _pieces(encoded: Sequence[Encoded], members: Sequence[int], start: int) -> list[list[int]]:
+    """The texts of one question in groups whose sequence stays under a bound."""
+    pieces: list[list[int]] = []
+    size = 0
+    for i in members:
+        more = len(encoded[i]) - start - 1
+        if not pieces or start + size + more > max(LONGEST, 2 * start):
+            pieces.append([])
+            size = 0
+        pieces[-1].append(i)
+        size += more
+    return pieces
 
 
 def run_families(

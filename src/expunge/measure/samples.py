@@ -19,6 +19,7 @@ from torch import Tensor
 from expunge import dist
 from expunge.data.tasks import start_token
 from expunge.data.tokenise import Encoded, prompt_tokens
+from expunge.errors import RecipeError
 from expunge.measure.desk import Desk, Job
 from expunge.measure.forward import packed_head
 from expunge.measure.tables import Table
@@ -47,7 +48,7 @@ def samples(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
 
 def _table(subject: Subject, job: Job, desk: Desk) -> Table:
     prompts = [text.prompt for text in job.texts]
-    made = measure_samples(subject, prompts, job.encoded, desk.greedy(job), device=desk.device)
+    made = measure_samples(subject, prompts, job.encoded, desk.greedy(job), device=desk.device, most=_most(job))
     desk.count(forwards=sum(one.produced > 0 for one in made))
     decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
     asked = [job.examples[text.id] for text in job.texts]
@@ -67,6 +68,15 @@ def _table(subject: Subject, job: Job, desk: Desk) -> Table:
     return Table.of(columns)
 
 
+def _most(job: Job) -> int | None:
+    """The setting "max_new_tokens=N", if there is one."""
+    unknown = job.settings.keys() - {"max_new_tokens"}
+    value = job.settings.get("max_new_tokens", "1")
+    if unknown or not value.isdecimal() or int(value) < 1:
+        raise RecipeError("samples", f"got '#{job.setting}'", "accepted: #max_new_tokens=N, N >= 1", "Correct it")
+    return int(value) if "max_new_tokens" in job.settings else None
+
+
 def cap(num_answer_tokens: int) -> int:
     """Longest generation for an answer of that many tokens: half as much again and 8, at most 200 (and the context)."""
     return min(MOST_TOKENS, num_answer_tokens * 3 // 2 + 8)
@@ -74,7 +84,7 @@ def cap(num_answer_tokens: int) -> int:
 
 def measure_samples(
     subject: Subject, prompts: Sequence[str], encoded: Sequence[Encoded], greedy: Sequence[np.ndarray] | None,
-    *, device: str = "cpu",
+    *, device: str = "cpu", most: int | None = None,
 ) -> list[Generation]:
     """Greedy generations for prompts.
 
@@ -82,18 +92,19 @@ def measure_samples(
         prompts: what is asked. encoded: the same prompts with their true answers.
         greedy: per row the greedy choice at each counted position (token instrument), or None to use no saving.
             Encoder-decoders use none.
+        most: tokens of a generation at most; None: as the true answer says, see `cap`.
     Returns: one Generation per prompt, in order.
     Cost: prefill plus one forward per token produced, in batches of similar remaining length, finished rows dropped.
     """
     asked = prompt_tokens(subject, prompts)
     stops = stop_tokens(subject, encoded)
     if subject.task == "seq2seq":
-        limits = [min(cap(int(one.counted.sum())), context_length(subject) - 1) for one in encoded]
+        limits = [min(most or cap(int(one.counted.sum())), context_length(subject) - 1) for one in encoded]
         return _answered(subject, asked, limits, stops, device)
     greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
     known = [_known(a, one, g, stops) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
     room = context_length(subject)
-    limits = [min(cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
+    limits = [min(most or cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
     open_rows = [i for i, (prefix, done) in enumerate(known) if not done and len(prefix) < limits[i]]
     open_rows.sort(key=lambda i: limits[i] - len(known[i][0]))
     groups = [open_rows[i : i + BATCH_ROWS] for i in range(0, len(open_rows), BATCH_ROWS)]
@@ -197,14 +208,20 @@ def continue_with(
     subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], choose: Choose,
     *, device: str = "cpu",
 ) -> list[list[int]]:
-    """Continuations of token prefixes by whatever `choose` chooses, each up to its limit or a stop token."""
+    """Continuations of token prefixes by whatever `choose` chooses, each up to its limit or a stop token.
+
+    A prefix that stands several times is read once.
+    """
     from transformers import DynamicCache
 
     model = subject.model
+    first: dict[bytes, int] = {}
+    which = [first.setdefault(start.tobytes(), len(first)) for start in starts]  # of the distinct ones, for every row
+    distinct = [starts[which.index(number)] for number in range(len(first))]
     width = max(len(start) for start in starts)
-    ids = torch.zeros(len(starts), width, dtype=torch.long, device=device)  # [B, T], padded on the left
+    ids = torch.zeros(len(distinct), width, dtype=torch.long, device=device)  # [B, T], padded on the left
     mask = torch.zeros_like(ids)
-    for i, start in enumerate(starts):
+    for i, start in enumerate(distinct):
         ids[i, width - len(start) :] = torch.from_numpy(start)
         mask[i, width - len(start) :] = 1
     rows, out = list(range(len(starts))), [[] for _ in starts]  # type: list[int], list[list[int]]
@@ -217,6 +234,10 @@ def continue_with(
             logits = model(
                 input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
             ).logits[0]
+        if len(logits) < len(rows):
+            of_row = torch.tensor(which, dtype=torch.long, device=device)
+            cache.batch_select_indices(of_row)
+            logits, mask, position = logits[of_row], mask[of_row], position[of_row]
         chosen = choose(logits, rows, len(out[rows[0]]))  # [rows]; all have said as much so far
         going = []
         for j, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
