@@ -8,12 +8,13 @@ import pytest
 
 from expunge.audit import Audit, describe
 from expunge.errors import DataError
+from expunge.metrics.stats import mean_score
 from expunge.models import weights_hash
 from expunge.recipe import AuditSpec
 from expunge.registry import bind
 from expunge.report import schema
-from expunge.types import Cost, Data, Event, Score, Stream
-from expunge.verdicts import compare, compare_values, judge, overall, twin_of, worst
+from expunge.types import Cost, Data, Event, Example, Score, Stream
+from expunge.verdicts import changes, compare, compare_values, judge, overall, twin_of, worst
 from support.learned import knows, short_data
 
 CLAIMS = ("exact_memorization", "extraction_strength", "probability")
@@ -205,3 +206,94 @@ def test_what_cannot_be_claimed_is_listed_with_its_reason():
         ("forgotten: truth_ratio on forget", "no example of 'forget' has a field 'perturbed'"),
         ("what was kept", "no retain stream was given"),
     }
+
+
+def grouped(num_people: int, num_questions: int, shift: float = 0.0) -> tuple[Score, Stream]:
+    """Answers of people who differ, `shift` above 0.3; every question of a person has the same value."""
+    examples = [Example(f"{p}/{q}", "", "x", subject=f"p{p}") for p in range(num_people) for q in range(num_questions)]
+    values = {one.id: 0.3 + shift + 0.2 * (-1) ** int(one.subject[1:]) for one in examples}
+    return mean_score(values, "share", "lower"), Stream("forget", "forget", tuple(examples))
+
+
+def test_questions_to_one_person_count_together():
+    """8 people of 25 questions each, all equal to the oracle but for one in five points up or down: 200 questions
+    would decide it, 8 people do not; the reason tells how many would."""
+    mine, stream = grouped(8, 25)
+    twin = mean_score(dict.fromkeys(mine.per_example, 0.3), "share", "lower")
+    conditions = {"after": {("forget", "probability"): mine}, "oracle": {("forget", "probability"): twin}}
+    (over_people,), _ = judge(conditions, Data(forget=stream), 0.1)
+    loose = replace(stream, examples=tuple(replace(one, subject=None) for one in stream.examples))
+    (over_questions,), _ = judge(conditions, Data(forget=loose), 0.1)
+    assert (over_questions.verdict, over_people.verdict) == ("PASS", "INCONCLUSIVE")
+    (check,) = over_people.checked
+    assert (check.n, check.groups) == (200, 8)
+    assert check.needed > 200
+    assert check.needed == 1006  # t(39.2) = 1.6846, z = 1.2816, se = 0.2 / sqrt(7): 200 (2.9662 se / 0.1)^2
+    assert over_people.reason == (
+        "the interval reaches over the margin: about 1,000 examples of 41 subjects would tell, were there no difference"
+    )
+    alone = grouped(1, 20)
+    assert compare("x", alone[0], alone[0], 0.2, paired=True)[0].verdict == "PASS"  # one person: by questions
+
+
+def test_what_is_kept_and_what_is_held_against_a_holdout_goes_by_people_as_well():
+    mine, stream = grouped(8, 25)
+    before = mean_score(dict.fromkeys(mine.per_example, 0.3), "share", "lower")
+    data = Data(retain=replace(stream, name="retain", role="retain"))
+    conditions = {"after": {("retain", "probability"): mine}, "original": {("retain", "probability"): before}}
+    (verdict,), _ = judge(conditions, data, 0.1)
+    assert (verdict.claim, verdict.verdict, verdict.checked[0].groups) == ("kept", "INCONCLUSIVE", 8)
+    unseen = replace(stream, name="unseen", role="holdout",
+                     examples=tuple(replace(one, id=f"u/{one.id}") for one in stream.examples))
+    other = replace(mine, per_example={f"u/{key}": value for key, value in mine.per_example.items()})
+    conditions = {"after": {("forget", "probability"): mine, ("unseen", "probability"): other}}
+    (verdict,), _ = judge(conditions, Data(forget=stream, unseen=unseen), 0.15)
+    assert (verdict.against, verdict.verdict, verdict.checked[0].groups) == ("holdout", "INCONCLUSIVE", 8)
+    wide = verdict.checked[0].ci[1]
+    (verdict,), _ = judge(conditions, Data(forget=stream, unseen=replace(unseen, examples=())), 0.15)
+    assert verdict.checked[0].ci[1] < 0.8 * wide  # unseen texts of nobody count one by one
+
+
+def test_an_open_verdict_says_what_would_settle_it():
+    """As many examples as are needed and still open: the difference itself lies at the margin."""
+    near = score(*[0.30, 0.32, 0.28, 0.31] * 10)
+    low = score(*[0.2] * 40)
+    check, power = compare("x", near, low, 0.1, paired=True)
+    assert check.verdict == "INCONCLUSIVE"
+    assert power > 0.9
+    verdict = worst("forgotten", "probability", "forget", "oracle", [(check, power)], 0.1)
+    assert "the difference lies near the margin itself" in verdict.reason
+    unknown = (schema.Checked("x", 0.1, (0.0, 0.2), "INCONCLUSIVE"), 0.1)
+    assert "more examples would tell" in worst("forgotten", "rouge", "forget", "oracle", [unknown], 0.1).reason
+
+
+def test_what_an_attack_changed_is_tested_by_example_and_corrected_for_the_number_of_attacks():
+    """12 answers, none known after the removal: relearning brings 9 back (p = 2/512), rounding none (p = 1); Holm
+    doubles the smaller. What is n/a, and streams that are kept, have no row."""
+    data = short_data()
+    key, kept_key = ("forget", "exact_memorization"), ("retain", "exact_memorization")
+
+    def state(*values) -> dict[tuple[str, str], Score]:
+        return {key: score(*values), kept_key: score(1.0, 0.0), ("forget", "rouge"): Score.missing("no text")}
+
+    conditions = {
+        "after": state(*[0.0] * 12), "oracle": state(*[0.0] * 12), "oracle+relearn": state(*[1.0] * 12),
+        "after+relearn": state(*[1.0] * 9, 0.0, 0.0, 0.0), "after+quantize": state(*[0.0] * 12),
+    }
+    relearned, rounded = changes(conditions, data)
+    assert (relearned.condition, relearned.against) == ("after+relearn", "after")
+    assert (relearned.difference, relearned.p, relearned.adjusted) == (0.75, 2 / 512, 4 / 512)
+    assert (relearned.test, relearned.n, relearned.groups) == ("mcnemar", 12, None)
+    assert (rounded.p, rounded.adjusted) == (1.0, 1.0)
+
+
+def test_an_audit_groups_by_subject_and_writes_it_down():
+    """Twelve forget questions about four people: every mean has four groups, in the scores and in their rows."""
+    data = short_data()
+    people = tuple(replace(one, subject=f"p{i // 3}") for i, one in enumerate(data["forget"].examples))
+    data["forget"] = Stream("forget", "forget", people)
+    audit = audited(knows("retain"), data, oracle=knows("retain"), of=spec("quantize", metrics=("probability",)))
+    groups = {row.stream: row.groups for row in audit.rows() if row.condition == "after"}
+    assert groups["forget"] == 4
+    assert groups["retain"] is None
+    assert [row.condition for row in audit.changes()] == ["after+quantize"]

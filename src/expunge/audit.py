@@ -22,7 +22,7 @@ from expunge.report import schema
 from expunge.run import Progress, _silent
 from expunge.scoring import label, plan_for, score_all
 from expunge.types import Bound, Cost, Data, Subject
-from expunge.verdicts import Scores, judge, twin_of
+from expunge.verdicts import Scores, changes, judge, twin_of
 
 Loader = Callable[[], Subject]
 
@@ -128,15 +128,23 @@ class Audit:
         """Every score as a row of scores.json."""
         for name, state in self.states.items():
             for (stream, metric), s in state.scores.items():
-                yield schema.Measured(name, stream, metric, s.value, s.ci, s.n, s.unit, s.better, s.status, s.reason)
+                yield schema.Measured(
+                    name, stream, metric, s.value, s.ci, s.n, s.unit, s.better, s.status, s.reason, s.groups
+                )
 
     def verdicts(self) -> list[schema.Verdict]:
         """One verdict per claim."""
         return self._judged()[0]
 
+    def changes(self) -> list[schema.Change]:
+        """What each attack changed, tested example by example."""
+        return changes(self._by_condition(), self.data)
+
     def _judged(self) -> tuple[list[schema.Verdict], list[schema.Untested]]:
-        scores = {name: state.scores for name, state in self.states.items()}
-        return judge(scores, self.data, self.spec.margin)
+        return judge(self._by_condition(), self.data, self.spec.margin)
+
+    def _by_condition(self) -> dict[str, Scores]:
+        return {name: state.scores for name, state in self.states.items()}
 
     def not_tested(self) -> list[schema.Untested]:
         """What a reader might take for granted and nobody looked at."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from expunge.measure.plan import Measured, Plan
 from expunge.measure.tables import Key, NotMeasured, Table, Tables
+from expunge.metrics.clusters import Clusters, clusters_of, over_clusters
 from expunge.registry import parameters
 from expunge.types import Bound, Data, Needs, Score
 
@@ -50,13 +51,20 @@ def plan_for(metrics: Iterable[Bound], data: Data) -> Plan:
 
 
 def score(
-    metric: Bound, stream: str, this: Measured, oracle: Measured | None = None, original: Measured | None = None
+    metric: Bound,
+    stream: str,
+    this: Measured,
+    oracle: Measured | None = None,
+    original: Measured | None = None,
+    *,
+    clusters: Clusters | None = None,
 ) -> Score:
     """One metric on one stream; what cannot be computed is n/a with its reason.
 
     Args:
         this: of the model that is scored. oracle, original: of its twin that never saw the data, and of the model
             before the change, for metrics that compare with them.
+        clusters: group by example id (`clusters_of` the stream): a mean over examples gets its interval over groups.
     """
     tables: dict[Key, Table] = {}
     missing: dict[Key, str] = {}
@@ -69,7 +77,7 @@ def score(
         found: Score = metric(Tables(tables, stream, missing))
     except NotMeasured as reason:
         return Score.missing(str(reason), metric.meta["unit"], better)
-    return replace(found, better=better)
+    return over_clusters(replace(found, better=better), clusters)
 
 
 def score_all(
@@ -79,9 +87,13 @@ def score_all(
     oracle: Measured | None = None,
     original: Measured | None = None,
 ) -> dict[tuple[str, str], Score]:
-    """Every metric on every stream it applies to: (stream, label) -> Score."""
+    """Every metric on every stream it applies to: (stream, label) -> Score.
+
+    Examples of one subject are a group, and the intervals of means are over groups.
+    """
+    clusters = {name: clusters_of(stream) for name, stream in data.items()}
     return {
-        (stream, label(metric)): score(metric, stream, this, oracle, original)
+        (stream, label(metric)): score(metric, stream, this, oracle, original, clusters=clusters[stream])
         for metric in metrics
         for stream in applies(metric, data)
     }

@@ -44,11 +44,25 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Visit:
+    """Examples of the stream `name` that another one draws for `updates` steps from step `at` on, in place of its own.
+
+    Before and after, its own rows follow each other as if the visit had not been.
+    """
+
+    name: str
+    examples: tuple[Example, ...] = field(repr=False)
+    at: int
+    updates: int
+
+
+@dataclass(frozen=True)
 class Stream:
     """A named set of examples with a role. `follows` names the stream whose draws it shares, row by row.
 
     targets: for some ids, what is to be learned at each token instead of the token itself (-100 = nothing), aligned
     with the example's tokens: labels that are no text, such as the generic ones of Who's Harry Potter.
+    visit: what stands in for these examples during some steps of a training.
     """
 
     name: str
@@ -56,6 +70,7 @@ class Stream:
     examples: tuple[Example, ...]
     follows: str | None = None
     targets: Mapping[str, tuple[int, ...]] | None = field(default=None, repr=False)
+    visit: Visit | None = None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -298,7 +313,11 @@ class Needs:
 
 @dataclass(frozen=True)
 class Score:
-    """One number with its interval. `per_example` is keyed by example id; status "n/a" carries a reason."""
+    """One number with its interval. `per_example` is keyed by example id; status "n/a" carries a reason.
+
+    groups: over how many groups of examples (those of one `Example.subject`) the interval is; None: over examples.
+    bounds: smallest and largest value an example can have; None: unbounded or not told.
+    """
 
     value: float | None
     ci: tuple[float, float] | None
@@ -308,6 +327,8 @@ class Score:
     better: Better = "lower"
     status: Literal["ok", "n/a"] = "ok"
     reason: str = ""
+    groups: int | None = None
+    bounds: tuple[float, float] | None = None
 
     @staticmethod
     def missing(reason: str, unit: str = "", better: Better = "lower") -> Score:

@@ -1,16 +1,20 @@
 """From scores to verdicts: each claim is judged by its worst condition, within a margin fixed before measuring.
 
 "forgotten": under every attack the model is equivalent to the oracle under the same attack (without an oracle: its
-forget texts to texts it never saw). "kept": the model is not worse than before by more than the margin.
+forget texts to texts it never saw). "kept": the model is not worse than before by more than the margin. Examples of one
+subject count together.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from expunge.measure.tables import NotMeasured
-from expunge.metrics.stats import equivalence, equivalence_of
+from expunge.metrics import comparison
+from expunge.metrics.clusters import Clusters, clusters_of
+from expunge.metrics.equivalence import Equivalence, equivalence, equivalence_of
 from expunge.report import schema
 from expunge.types import Data, Score
 
@@ -18,6 +22,7 @@ FORGOTTEN = ("extraction_strength", "exact_memorization", "probability", "rouge"
 KEPT = ("exact_memorization", "probability", "rouge")
 ORDER: Mapping[schema.Outcome, int] = {"PASS": 0, "INCONCLUSIVE": 1, "FAIL": 2}
 OUTCOMES: Mapping[str, schema.Outcome] = {"equivalent": "PASS", "different": "FAIL", "undecided": "INCONCLUSIVE"}
+POWER = 0.8  # for which the number of examples is told
 CHANCE = Score(0.5, (0.5, 0.5), unit="AUC")  # members and non-members cannot be told apart
 Scores = Mapping[tuple[str, str], Score]  # of one condition, by (stream, metric)
 Check = tuple[schema.Checked, float | None]  # a comparison and its power
@@ -57,6 +62,7 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
     """Equivalence to the oracle under the same attack; without an oracle, to text that was never seen."""
     against = "oracle" if "oracle" in conditions else "holdout"
     unseen = next((held.name for held in data.of_role("holdout")), "holdout")
+    mine_of, theirs_of = clusters_of(data.get(stream)), clusters_of(data.get(stream if against == "oracle" else unseen))
     checks: list[Check] = []
     reasons: list[str] = []
     for name, scores in conditions.items():
@@ -75,7 +81,8 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
         elif metric == "membership":
             checks.append(compare_values(name, mine, found, margin))
         else:
-            checks.append(compare(name, mine, found, margin, paired=against == "oracle"))
+            paired = against == "oracle"
+            checks.append(compare(name, mine, found, margin, paired=paired, clusters=(mine_of, theirs_of)))
     signed = conditions["after"][stream, metric].better == "lower"
     return worst("forgotten", metric, stream, against, checks, margin, reasons=reasons, signed=signed)
 
@@ -88,7 +95,8 @@ def kept(conditions: Mapping[str, Scores], data: Data, stream: str, metric: str,
         check: Check = (schema.Checked("after", verdict="INCONCLUSIVE"), None)
         reason = other.reason if other else f"the {against} was not measured on it"
         return worst("kept", metric, stream, against, [check], margin, reasons=[reason])
-    check = compare("after", mine, other, margin, paired=True, only_lower=True)
+    clusters = clusters_of(data.get(stream))
+    check = compare("after", mine, other, margin, paired=True, only_lower=True, clusters=(clusters, clusters))
     return worst("kept", metric, stream, against, [check], margin)
 
 
@@ -98,24 +106,50 @@ def twin_of(condition: str) -> str:
     return "oracle" + plus + suffix
 
 
+def changes(conditions: Mapping[str, Scores], data: Data) -> list[schema.Change]:
+    """What each attack changed on the forget streams, of the metrics that are judged; n/a scores carry their reason."""
+    found: list[schema.Change] = []
+    before = conditions.get("after", {})
+    for stream in data.of_role("forget"):
+        groups = clusters_of(stream)
+        for metric in FORGOTTEN:
+            base = before.get((stream.name, metric))
+            family: dict[str, comparison.Comparison] = {}
+            for name, scores in conditions.items():
+                attacked = scores.get((stream.name, metric)) if name.startswith("after+") else None
+                if base is not None and attacked is not None:
+                    with suppress(NotMeasured):
+                        family[name] = comparison.compare(attacked, base, clusters=groups)
+            adjusted = comparison.holm({name: made.p for name, made in family.items()})
+            found += [
+                schema.Change(name, "after", stream.name, metric, m.difference, m.ci, m.p, adjusted[name], m.test, m.n,
+                              m.groups)
+                for name, m in family.items()
+            ]
+    return found
+
+
 def compare(
-    name: str, mine: Score, other: Score, margin: float, *, paired: bool, only_lower: bool = False
-) -> tuple[schema.Checked, float | None]:
+    name: str, mine: Score, other: Score, margin: float, *, paired: bool, only_lower: bool = False,
+    clusters: tuple[Clusters, Clusters] = ({}, {}),
+) -> Check:
     """Equivalence of two scores within a margin, from their values per example; the power comes with it.
 
     only_lower: a difference above the margin is welcome (kept knowledge), one below -margin is not.
+    clusters: groups of the examples of `mine` and of `other`.
     """
     try:
-        test = equivalence(mine.per_example, other.per_example, margin=margin, paired=paired)
+        test = equivalence(
+            mine.per_example, other.per_example, margin=margin, paired=paired, clusters=clusters[0],
+            clusters_b=clusters[1],
+        )
     except NotMeasured:
         return schema.Checked(name, verdict="INCONCLUSIVE"), None
     low, high = test.ci90
-    outcome: schema.Outcome = "INCONCLUSIVE"
+    outcome: schema.Outcome = OUTCOMES[test.verdict]
     if only_lower:
         outcome = "PASS" if low > -margin else "FAIL" if high < -margin else "INCONCLUSIVE"
-    else:
-        outcome = OUTCOMES[test.verdict]
-    return schema.Checked(name, test.difference, (low, high), outcome), test.power
+    return _checked(name, test, outcome), test.power
 
 
 def compare_values(name: str, mine: Score, other: Score, margin: float) -> Check:
@@ -123,8 +157,13 @@ def compare_values(name: str, mine: Score, other: Score, margin: float) -> Check
     if mine.value is None or other.value is None or mine.ci is None or other.ci is None:
         return schema.Checked(name, verdict="INCONCLUSIVE"), None
     widths = [high - low for low, high in (mine.ci, other.ci)]
-    test = equivalence_of(mine.value - other.value, math.hypot(*widths) / (2 * 1.96), margin=margin)
-    return schema.Checked(name, test.difference, test.ci90, OUTCOMES[test.verdict]), test.power
+    test = equivalence_of(mine.value - other.value, math.hypot(*widths) / (2 * 1.96), margin=margin, n=mine.n)
+    return _checked(name, test, OUTCOMES[test.verdict]), test.power
+
+
+def _checked(name: str, test: Equivalence, outcome: schema.Outcome) -> schema.Checked:
+    needed = test.needed_examples(POWER)
+    return schema.Checked(name, test.difference, test.ci90, outcome, test.n, test.groups, needed)
 
 
 def worst(
@@ -147,7 +186,7 @@ def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> st
     if top.difference is None:
         return "could not be compared"
     if top.verdict == "INCONCLUSIVE":
-        return "the interval reaches over the margin: more examples would tell"
+        return f"the interval reaches over the margin: {_more(top)}"
     if claim == "kept":
         return "kept within the margin" if top.verdict == "PASS" else "lost more than the margin"
     if top.verdict == "PASS":
@@ -156,6 +195,23 @@ def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> st
         return f"can be told from {_PEOPLE[against].removeprefix('of ')}"
     more = f"knows clearly more than {_PEOPLE[against]}"
     return more if top.difference > 0 else more.replace("more", "less") + ": over-forgetting is a trace too"
+
+
+def _more(top: schema.Checked) -> str:
+    """How many examples would decide a comparison that is open, as far as that can be told."""
+    if top.needed is None or top.n == 0:
+        return "more examples would tell"
+    if top.needed <= top.n:
+        return "there are examples enough, but the difference lies near the margin itself"
+    words = f"{_about(top.needed):,} examples"
+    if top.groups is not None:
+        words += f" of {_about(math.ceil(top.needed * top.groups / top.n)):,} subjects"
+    return f"about {words} would tell, were there no difference"
+
+
+def _about(number: int) -> int:
+    """Rounded to two digits."""
+    return int(float(f"{number:.1e}"))
 
 
 def overall(verdicts: Sequence[schema.Verdict]) -> schema.Outcome | None:

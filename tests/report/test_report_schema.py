@@ -28,7 +28,7 @@ def test_the_file_is_strict_json_with_the_keys_of_the_contract(evidence: Evidenc
             "streams", "cost", "untested", "warnings", "environment", "training"} <= set(data)
     assert data["expunge"] == 1
     assert set(data["scores"][0]) == {"condition", "stream", "metric", "value", "ci", "n", "unit", "better", "status",
-                                      "reason"}
+                                      "reason", "groups"}
     assert data["conditions"][3]["of"] == "after"
 
 

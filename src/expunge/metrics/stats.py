@@ -1,4 +1,4 @@
-"""Intervals and comparisons: every score has an interval, every comparison a margin and a power.
+"""Intervals: every score has one.
 
 Random numbers depend on `seed`, the sample sizes and nothing else, so an interval is the same on every machine.
 """
@@ -8,24 +8,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from expunge.errors import RecipeError
-from expunge.measure.tables import NotMeasured
 from expunge.types import Better, Score
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Interval = tuple[float, float]
-Values = Mapping[str, float] | Sequence[float] | Floats
-Verdict = Literal["equivalent", "different", "undecided"]
+Labels = Sequence[Any] | npt.NDArray[Any]
+Method = Literal["bca", "studentised", "percentile"]
 
 UNIT: Interval = (0.0, 1.0)
+FEW = 5  # groups, under which resampling them shows nothing
 _CHUNK = 2_000_000  # resampled indices held at once
+_KEPT = 10_000_000  # counts of a resampling that are kept for the next metric, one byte each
+_PIECE = 400_000
 
 
 def clopper_pearson(k: int, n: int, level: float = 0.95) -> Interval:
@@ -99,53 +101,161 @@ def bootstrap_ci(
     values: Sequence[float] | Floats,
     *,
     statistic: Literal["mean", "median"] = "mean",
+    method: Method = "bca",
+    groups: Labels | None = None,
     num: int = 2000,
     level: float = 0.95,
     seed: int = 0,
     bounds: Interval | None = None,
 ) -> Interval | None:
-    """Interval of the mean (BCa) or median (percentile) of a sample by resampling its examples.
+    """Interval of the mean or median of a sample by resampling its examples, or whole groups of them.
 
     BCa reads the quantiles Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the resampled means, with z0 from the share of
-    them below the mean and a = sum d^3 / (6 (sum d^2)^1.5), d = value - mean.
+    them below the mean and a = sum d^3 / (6 (sum d^2)^1.5), d = value - mean. Studentised (bootstrap-t):
+    mean - q se, q the quantiles of (resampled mean - mean) / resampled se. With groups a group's sum of d takes the
+    place of d, the mean is a ratio of resampled sums, and z is sqrt(G/(G-1)) times Student's quantile at G-1, for
+    resampling G groups shows only (G-1)/G of their spread. Under 5 groups it is Student's, mean +- t(G-1) se.
+
+    Coverage of 95 % BCa, simulated (rates that differ between groups, correlation 0.3 inside, 1 to 30 examples each):
+    rate 0.5: 88 to 93 % with 2 to 4 groups, 91 % with 5, 95 % with 10 to 40; rate 0.1: 88, 88, 91, 93 % with 5, 10,
+    20, 40; rate 0.03: 87 to 95 %, for a few groups carry everything. Without the groups: 54 to 62 %. Studentised:
+    95 % and more everywhere, at small rates 1.2 to 7 times as wide.
 
     Args:
         values: one per example.
-        bounds: smallest and largest possible value. With (0, 1) a sample of zeros and ones gets Clopper-Pearson.
+        statistic: the median knows the percentile interval only, without groups.
+        groups: the group of each value; None: every value stands for itself.
+        bounds: smallest and largest possible value, where Student's is cut. With (0, 1) a sample of zeros and ones
+            without groups gets Clopper-Pearson.
         num, level, seed: draws, two-sided coverage, seed.
-    Returns: (low, high). All values equal: `constant_interval` when bounds are given, otherwise None, for no spread
-        can be seen. None as well for an empty sample or one with a value that is not finite.
-    Cost: num * len(values) numbers.
-    Source: Efron 1987 (BCa).
+    Returns: (low, high). All values (or groups) equal: `constant_interval` of as many trials as there are values
+        (groups) when bounds are given, otherwise None, for no spread can be seen. None as well for an empty sample
+        or one with a value that is not finite.
+    Cost: the draws once per number of values (groups) and seed, 3 ms for 2000 x 4000; then num * len(values).
+    Source: Efron 1987 (BCa); Hesterberg 2015, arXiv 1411.5279 (the factor for few groups); Davison and Hinkley 1997.
     """
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 0 or not np.isfinite(sample).all():
         return None
-    if statistic == "mean" and bounds == UNIT and np.isin(sample, (0.0, 1.0)).all():
+    if statistic == "median" and not _constant(sample):
+        return bootstrap_of(lambda i: np.median(sample[i[0]], axis=1), [len(sample)], num=num, level=level, seed=seed)
+    if groups is None and bounds == UNIT and np.isin(sample, (0.0, 1.0)).all():
         return clopper_pearson(int(sample.sum()), len(sample), level)
-    if _constant(sample):
-        return None if bounds is None else constant_interval(float(sample[0]), len(sample), bounds, level)
-    reduce = np.mean if statistic == "mean" else np.median
-    draws = np.concatenate([reduce(sample[i], axis=1) for (i,) in resamples([len(sample)], num, seed)])
+    value, away, sizes = spread(sample, groups)
+    if not away.any():
+        return None if bounds is None else constant_interval(value, len(away), bounds, level)
     shares = np.array([(1 - level) / 2, (1 + level) / 2])
-    if statistic == "mean":
-        shares = _bca_shares(sample, draws, shares)
-    low, high = np.quantile(draws, shares)
+    if groups is not None and len(away) < FEW:
+        return _student(value, away, sizes, shares, bounds)
+    draws = Draws.of(away, sizes, num, seed, spread=method == "studentised")
+    if method == "studentised":
+        return draws.studentised(value, shares, bounds)
+    if groups is not None:
+        num_groups = len(away)
+        wider = math.sqrt(num_groups / (num_groups - 1)) * special.stdtrit(num_groups - 1, shares)
+        shares = special.ndtr(np.clip(wider, -7, 7))  # beyond, a share is 0 or 1 to the last digit
+    low, high = value + np.quantile(draws.moved, _bca_shares(away, draws.moved, shares) if method == "bca" else shares)
     return float(low), float(high)
 
 
-def _bca_shares(sample: Floats, draws: Floats, shares: Floats) -> Floats:
-    centre = sample.mean()
-    below = (np.mean(draws < centre) + np.mean(draws <= centre)) / 2
+def _student(value: float, away: Floats, sizes: Floats, shares: Floats, bounds: Interval | None) -> Interval:
+    """Student's interval of a mean over few groups."""
+    size = len(away)
+    error = math.sqrt(size / (size - 1) * float((away**2).sum())) / float(sizes.sum())
+    low, high = value + special.stdtrit(size - 1, shares) * error
+    if bounds is not None:
+        low, high = max(bounds[0], low), min(bounds[1], high)
+    return float(low), float(high)
+
+
+def spread(sample: Floats, groups: Labels | None = None) -> tuple[float, Floats, Floats]:
+    """The mean of a sample, by how much each group's sum departs from it (all zero: no spread), and group sizes.
+
+    Returns: mean, sum over the group of (value - mean) [groups], number of values [groups]. Without groups every
+        value is one.
+    """
+    value = float(sample[0]) if _constant(sample) else float(sample.mean())
+    away, sizes = sample - value, np.ones(len(sample))
+    if groups is not None:
+        codes = np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+        away = np.bincount(codes, weights=away).astype(np.float64)
+        sizes = np.bincount(codes).astype(np.float64)
+    tiny = 1e-12 * max(1.0, float(np.abs(sample).max())) * sizes.max()
+    return value, np.zeros_like(away) if np.abs(away).max() <= tiny else away, sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Resampled means, as distances from the mean [num]; and the standard error of each [num], if asked for."""
+
+    moved: Floats
+    errors: Floats
+    error: float  # of the mean itself
+
+    @staticmethod
+    def of(away: Floats, sizes: Floats, num: int, seed: int, *, spread: bool = False) -> Draws:
+        columns = [away, sizes] + ([away**2, away * sizes, sizes**2] if spread else [])
+        size, sums = len(away), _resampled_sums(columns, num, seed)
+        moved = sums[:, 0] / sums[:, 1]
+        if not spread:
+            return Draws(moved, np.zeros(0), 0.0)
+        factor = size / max(1, size - 1)
+        squares = sums[:, 2] - 2 * moved * sums[:, 3] + moved**2 * sums[:, 4]
+        errors = np.sqrt(factor * np.maximum(squares, 0.0)) / sums[:, 1]
+        return Draws(moved, errors, float(np.sqrt(factor * (away**2).sum()) / sizes.sum()))
+
+    def studentised(self, value: float, shares: Floats, bounds: Interval | None) -> Interval | None:
+        """The bootstrap-t interval; None where too many draws have no spread to divide by, and no bounds are known."""
+        flat = self.errors <= 1e-9 * self.error
+        endless = np.where(self.moved > 0, np.inf, -np.inf)
+        ratios = np.where(flat, endless, self.moved / np.where(flat, 1.0, self.errors))
+        ratios[flat & (np.abs(self.moved) <= 1e-9 * self.error)] = 0.0
+        ends = np.quantile(ratios, shares, method="closest_observation")
+        low, high = value - ends[1] * self.error, value - ends[0] * self.error
+        if bounds is not None:
+            low, high = max(bounds[0], low), min(bounds[1], high)
+        return (float(low), float(high)) if np.isfinite([low, high]).all() else None
+
+
+def _resampled_sums(columns: Sequence[Floats], num: int, seed: int) -> Floats:
+    """Sum of each column over every draw of `resamples`, [num, columns]: how often a value is drawn, times the value.
+
+    The counts are kept for the next sample of this size: twelve times as fast as drawing again.
+    """
+    size = len(columns[0])
+    sums = []
+    if size * num <= _KEPT:
+        for piece in _counts(size, num, seed):
+            counts = piece.astype(np.float64)
+            sums.append([counts @ column for column in columns])
+    else:
+        sums = [[column[drawn].sum(1) for column in columns] for (drawn,) in resamples([size], num, seed)]
+    return np.concatenate([np.stack(each, 1) for each in sums])
+
+
+@lru_cache(maxsize=8)
+def _counts(size: int, num: int, seed: int) -> tuple[npt.NDArray[np.uint8], ...]:
+    """How often each of `size` values is drawn, [draws, size], by pieces that fit a processor's cache."""
+    pieces: list[npt.NDArray[np.uint8]] = []
+    rows = max(1, _PIECE // size)
+    for (drawn,) in resamples([size], num, seed):
+        flat = (drawn + size * np.arange(len(drawn))[:, None]).reshape(-1)
+        counts = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape).astype(np.uint8)
+        pieces += [counts[start : start + rows] for start in range(0, len(counts), rows)]
+    return tuple(pieces)
+
+
+def _bca_shares(away: Floats, moved: Floats, shares: Floats) -> Floats:
+    tie = 1e-9 * float(np.sqrt((moved**2).mean()))  # sums in another order differ in the last digit
+    below = (np.mean(moved < -tie) + np.mean(moved <= tie)) / 2
     if not 0 < below < 1:
         return shares
-    deviation = sample - centre
-    acceleration = float((deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5))
-    moved = special.ndtri(below) + special.ndtri(shares)
-    denominator = 1 - acceleration * moved
+    acceleration = float((away**3).sum() / (6 * (away**2).sum() ** 1.5))
+    shift = special.ndtri(below) + special.ndtri(shares)
+    denominator = 1 - acceleration * shift
     if (denominator <= 0).any():
         return shares
-    return np.asarray(special.ndtr(special.ndtri(below) + moved / denominator), dtype=np.float64)
+    return np.asarray(special.ndtr(special.ndtri(below) + shift / denominator), dtype=np.float64)
 
 
 def _constant(sample: Floats) -> bool:
@@ -183,91 +293,4 @@ def mean_score(
     if ci is None:
         reason = "; ".join(filter(None, [reason, f"no interval: all {len(values)} values are equal"]))
     ordered = {key: float(per_example[key]) for key in sorted(per_example)}
-    return Score(float(values.mean()), ci, ordered, len(values), unit, better, "ok", reason)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """What a comparison with a margin says. ci90 is the 1 - 2 alpha interval of the difference a - b."""
-
-    difference: float
-    ci90: Interval
-    margin: float
-    power: float
-    se: float
-    verdict: Verdict
-
-
-def equivalence(
-    a: Values, b: Values, *, margin: float, paired: bool, level: float = 0.95, unit_range: float = 1.0
-) -> Equivalence:
-    """Two one-sided tests: is the mean of `a` that of `b`, up to a margin?
-
-    equivalent when mean(a) - mean(b) +- t se lies inside (-margin, margin), different when it lies wholly outside,
-    otherwise undecided; t at `level`, so the interval is the 1 - 2 alpha = 90 % one.
-    A constant sample (paired: constant differences) shows no spread; then t se is at least unit_range * 3 / n, the
-    rule of three for what may hide outside n examples, never zero.
-
-    Args:
-        a, b: values by example id; paired=True uses the ids both have (and wants mappings).
-        margin: largest difference that does not matter, > 0, in units of the values.
-        paired: differences per id (Student), otherwise Welch.
-        level: of each one-sided test, in (0.5, 1). unit_range: range of a value.
-    Returns: Equivalence; power is that of `equivalence_of`.
-    Raises: NotMeasured when a sample is empty, no id is shared, or a value is not finite.
-    Source: Schuirmann 1987; Hanley and Lippman-Hand 1983 (rule of three).
-    """
-    if paired:
-        if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
-            raise TypeError("paired=True pairs by example id: give mappings")
-        shared = sorted(a.keys() & b.keys())
-        samples = [np.array([a[key] - b[key] for key in shared], dtype=np.float64)]
-    else:
-        samples = [_array(a), _array(b)]
-    if min(map(len, samples)) == 0:
-        raise NotMeasured("no example in common" if paired else "no example on one side of the comparison")
-    if not all(np.isfinite(sample).all() for sample in samples):
-        raise NotMeasured("a value to be compared is not finite")
-    difference = float(samples[0].mean() - (0.0 if paired else samples[1].mean()))
-    squares = [0.0 if _constant(s) else float(s.var(ddof=1)) / len(s) for s in samples]
-    se = math.sqrt(sum(squares))
-    weight = sum(q**2 / (len(s) - 1) for q, s in zip(squares, samples, strict=True) if q > 0)
-    df = se**4 / weight if weight > 0 else math.inf
-    constant = [len(s) for q, s in zip(squares, samples, strict=True) if q == 0]
-    if constant:
-        se = max(se, unit_range * 3 / min(constant) / _t(level, df))
-    return equivalence_of(difference, se, margin=margin, level=level, df=df)
-
-
-def equivalence_of(
-    difference: float, se: float, *, margin: float, level: float = 0.95, df: float = math.inf
-) -> Equivalence:
-    """The same tests for a difference whose standard error is known: an AUC, a perplexity, a model utility.
-
-    power = max(0, 2 Phi(margin / se - t) - 1): the chance that the tests would succeed if there were no difference.
-
-    Args:
-        difference, se: in units of the score, se > 0; from a 95 % interval, se = width / 3.92.
-        margin: > 0. level: of each one-sided test. df: degrees of freedom of se; infinite is the normal.
-    """
-    if not margin > 0:
-        raise RecipeError("margin", f"got {margin!r}", "accepted: a number > 0", "Say which difference does not matter")
-    reach = _t(level, df) * se
-    low, high = difference - reach, difference + reach
-    verdict: Verdict = "undecided"
-    if -margin < low and high < margin:
-        verdict = "equivalent"
-    elif low > margin or high < -margin:
-        verdict = "different"
-    power = max(0.0, 2 * float(special.ndtr((margin - reach) / se)) - 1) if se > 0 else 1.0
-    return Equivalence(difference, (low, high), margin, power, se, verdict)
-
-
-def _t(level: float, df: float) -> float:
-    return float(special.ndtri(level)) if math.isinf(df) else float(special.stdtrit(df, level))
-
-
-def _array(values: Values) -> Floats:
-    if isinstance(values, Mapping):
-        values = [values[key] for key in sorted(values)]
-    return np.asarray(values, dtype=np.float64)
+    return Score(float(values.mean()), ci, ordered, len(values), unit, better, "ok", reason, bounds=bounds)

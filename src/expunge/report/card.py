@@ -68,7 +68,8 @@ def _table(evidence: Evidence) -> str:
             cells = " | ".join(_cell(evidence, kind, stream, metric) for _, kind in heads)
             lines.append(f"| {_inline(stream)} | {_inline(glossary.title(metric))} | {cells} |")
     level = numbers.percent(evidence.confidence, whole=True)
-    return "## Scores\n\n" + "\n".join(lines) + f"\n\nRanges are {level} intervals. The oracle never saw the data.\n"
+    note = f"Ranges are {level} intervals. {_inline(summary.over(evidence))} The oracle never saw the data."
+    return "## Scores\n\n" + "\n".join(lines) + f"\n\n{note}\n"
 
 
 def _limits(evidence: Evidence) -> str:

@@ -106,7 +106,10 @@ TERMS: dict[str, str] = {
     "After": "The model after the removal.",
     "Attack": "An attempt to bring the removed knowledge back; everything is measured again afterwards. The same "
     "attack on the oracle shows what it gives an attacker who starts from nothing.",
-    "Interval": "The range in which the true value lies with the confidence stated in this report.",
+    "Interval": "The range in which the true value lies with the confidence stated in this report: the value that "
+    "endlessly many examples (or subjects) like these would give.",
+    "Subject": "What several examples are about, such as a person with ten questions. They rise and fall together, so "
+    "they count together.",
     "Margin": "The largest difference that still counts as no difference, fixed before measuring.",
     "Power": "The chance that an audit of this size shows equality if there is equality. When it is low, no result "
     "says little.",

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from expunge.report import figures, glossary, numbers, summary, view
+from expunge.report import figures, glossary, lines, numbers, summary, view
 from expunge.report.schema import Condition, Evidence, Measured, Verdict, load
 from expunge.run import write_text
 
@@ -45,7 +45,7 @@ class Section:
 
     stream: str
     role: str
-    n: int | None
+    size: str  # "120 examples of 12 subjects"; empty when not known
     rows: tuple[Row, ...]
     panels: tuple[tuple[str, str, str], ...]  # title, meaning, svg
 
@@ -80,10 +80,16 @@ class AttackRow:
     recovered: str
     share: float | None
     verdict: str
+    chance: str = ""  # "p = 0.034": how often chance alone changes a score that much
 
 
 def render(evidence: Evidence) -> str:
     """The report as one HTML text."""
+    return str(template("report.html.j2").render(context(evidence)))
+
+
+def template(name: str) -> Any:
+    """A template of this package with what all of them use."""
     import jinja2
     from markupsafe import Markup
 
@@ -93,7 +99,7 @@ def render(evidence: Evidence) -> str:
     )
     environment.filters["svg"] = Markup  # our own figures; every text inside was escaped when it was drawn
     environment.globals.update(meter=figures.meter, key=figures.key)
-    return environment.get_template("report.html.j2").render(context(evidence))
+    return environment.get_template(name)
 
 
 def write(evidence: Evidence, path: Path | str) -> Path:
@@ -129,6 +135,7 @@ def context(evidence: Evidence) -> dict[str, Any]:
         "attack_plot": figures.attacks(evidence),
         "stages": _stages(evidence),
         "training": figures.training(evidence),
+        "chapters": lines.shown(evidence.chapters),
         "memory": _memory(evidence.cost.peak_memory_mb),
         "audit_time": numbers.seconds(evidence.cost.audit_seconds),
         "total_time": numbers.seconds(evidence.cost.total_seconds),
@@ -136,6 +143,7 @@ def context(evidence: Evidence) -> dict[str, Any]:
         "glossary": _glossary(evidence),
         "terms": glossary.TERMS,
         "has_oracle": view.only(evidence, "oracle") is not None,
+        "over": summary.over(evidence),
         "confidence": numbers.percent(evidence.confidence, whole=True),
         "words": summary.WORDS,
     }
@@ -147,7 +155,8 @@ def _section(evidence: Evidence, stream: str) -> Section:
                    for metric in view.metrics(evidence, stream)
                    if (drawing := figures.panel(evidence, stream, metric)))
     count = next((row.n for row in evidence.streams if row.name == stream), None)
-    return Section(stream, view.role(evidence, stream), count, rows, panels)
+    size = "" if count is None else view.sized(evidence, stream, count)
+    return Section(stream, view.role(evidence, stream), size, rows, panels)
 
 
 def _row(evidence: Evidence, stream: str, metric: str) -> Row:
@@ -204,11 +213,12 @@ def _attacks(evidence: Evidence) -> list[AttackRow]:
         after, twin = view.only(evidence, "after"), probe.twin
         base = evidence.score(after.name, *where) if after else None
         mirror = evidence.score(twin.name, *where) if twin else None
-        share = view.recovered(evidence, row)
+        share, change = view.recovered(evidence, row), view.change(evidence, row)
+        chance = numbers.p_value(change.adjusted) if change is not None and change.adjusted is not None else ""
         found.append(AttackRow(
             shown.label, shown.meaning, shown.cost, _bare(base), _bare(row) if row.value is not None
             else f"n/a ({row.reason})", numbers.interval(row.ci, row.unit), _bare(mirror),
-            "–" if share is None else numbers.percent(max(0.0, share)), share, shown.verdict,
+            "–" if share is None else numbers.percent(max(0.0, share)), share, shown.verdict, chance,
         ))
     return found
 

@@ -108,6 +108,11 @@ def margin(value: float | None, unit: str = "") -> str:
     return f"± {text} points" if is_share(unit) else f"± {text}"
 
 
+def p_value(value: float) -> str:
+    """`p = 0.034`, `p < 0.001`."""
+    return "p < 0.001" if value < 0.001 else f"p = {significant(value, 2)}"
+
+
 def count(value: float) -> str:
     """`1,234` up to a million, then `12.3 M`."""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M")):

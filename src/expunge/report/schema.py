@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.errors import DataError
+from expunge.report.chapters import Chapter
 from expunge.report.jsonform import MisfitError, decode, encode
 from expunge.run import write_text
 
@@ -70,6 +71,7 @@ class Measured:
     better: Literal["lower", "higher", "oracle"] = "lower"  # where a good removal moves it
     status: Literal["ok", "n/a"] = "ok"
     reason: str = ""  # why it is n/a
+    groups: int | None = None  # groups of examples (of one subject each) the interval is over; None: over examples
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,26 @@ class Checked:
     difference: float | None = None  # condition minus yardstick, in the metric's unit
     ci: Interval | None = None  # interval of the difference
     verdict: Outcome = "INCONCLUSIVE"
+    n: int = 0  # examples compared
+    groups: int | None = None  # the groups they form; None: every example stands alone
+    needed: int | None = None  # examples that would give a power of 0.8
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an attack did to a score, tested example by example."""
+
+    condition: str  # after the attack
+    against: str  # before it
+    stream: str
+    metric: str
+    difference: float | None = None  # condition minus against, in the metric's unit
+    ci: Interval | None = None  # interval at `Evidence.confidence`
+    p: float | None = None  # two-sided p-value of no difference
+    adjusted: float | None = None  # the same, corrected for all attacks of this stream and metric (Holm)
+    test: str = ""  # "mcnemar", "sign flip", "welch", "intervals"
+    n: int = 0  # examples compared
+    groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +201,8 @@ class Evidence:
     warnings: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)  # python, torch, device, dtype, threads, ...
     training: tuple[TrainingPoint, ...] = ()  # at most 200 points
+    chapters: tuple[Chapter, ...] = ()  # what was watched while the model was trained
+    changes: tuple[Change, ...] = ()  # what each attack changed, of the metrics that were judged
     confidence: float = 0.95  # level of every score's interval; differences have 1 - 2 * 0.05
     expunge: int = VERSION  # version of this format
 

@@ -202,7 +202,7 @@ def _sure(evidence: Evidence) -> Paragraph:
     attacks = len(view.probes(evidence))
     level = numbers.percent(evidence.confidence, whole=True)
     text = (f"A range beside a score covers the true value with {level} confidence; one beside a difference is the "
-            "90 % range that two one-sided tests at 5 % ask for. ")
+            f"90 % range that two one-sided tests at 5 % ask for. {over(evidence)} ")
     text += (f"{_many(attacks, 'attack was', 'attacks were')} tried and the worst one counts. " if attacks else
              "No attack was tried, so nothing is known about how easily the knowledge comes back. ")
     if view.only(evidence, "oracle") is None:
@@ -211,6 +211,21 @@ def _sure(evidence: Evidence) -> Paragraph:
     if evidence.untested:
         text += f"{_many(len(evidence.untested), 'thing was', 'things were')} not tested; they are listed below. "
     return Paragraph("How sure this is", text + "No audit can prove that an attack nobody has tried would fail.")
+
+
+def over(evidence: Evidence) -> str:
+    """What the ranges are over, the examples or the subjects they belong to, in plain words."""
+    known = [(stream, count) for stream in view.streams(evidence) if (count := view.groups(evidence, stream))]
+    if not known:
+        return "The ranges say where a score would lie with other examples like these."
+    counts = ", ".join(f"{count:,} of “{stream}”" for stream, count in known)
+    text = ("The ranges say where a score would lie with other subjects like these: examples of one subject (a person, "
+            f"a chapter) count together. There are {counts}")
+    alone = [glossary.title(metric) for metric in view.one_by_one(evidence)]
+    if alone:
+        names = ", ".join(alone[:3]) + (" and others" if len(alone) > 3 else "")
+        text += f". Only {names} are over single examples, and their ranges may be too narrow"
+    return text + "."
 
 
 def _of_kind(evidence: Evidence, kind: str, stream: str, metric: str) -> Measured | None:

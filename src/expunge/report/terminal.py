@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from expunge.report import glossary, numbers, view
+from expunge.report import glossary, numbers, summary, view
 from expunge.report.schema import Condition, Evidence, Interval, Measured, Verdict
 
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -42,7 +42,8 @@ def print_evidence(evidence: Evidence, console: Console) -> None:
     console.print(flat if _fits(flat, console) else _matrix(evidence, letters, joint="\n"))
     level = numbers.percent(evidence.confidence, whole=True)
     note = f"Ranges are {level} intervals, those of differences 90 % (two one-sided tests at 5 %)"
-    console.print(Text(note + ("; letters name the attack below that was worst." if letters else "."), style="dim"))
+    note += "; letters name the attack below that was worst. " if letters else ". "
+    console.print(Text(note + summary.over(evidence), style="dim"))
     if letters:
         console.print()
         console.print(_attacks(evidence, letters))
@@ -111,8 +112,10 @@ def _matrix(evidence: Evidence, letters: Mapping[str, str], *, joint: str) -> Ta
         table.add_column(head)
     for stream in view.streams(evidence):
         count = next((row.n for row in evidence.streams if row.name == stream), None)
+        known = view.groups(evidence, stream)
         note = stream + (f", n={count}" if count is not None else "")
-        table.add_row(Text(note, style="bold cyan"), *("" for _ in shown))
+        people = Text(f"of {known} subjects" if known else "", style="cyan")
+        table.add_row(Text(note, style="bold cyan"), *(people if head == shown[0] else "" for head in shown))
         for metric in view.metrics(evidence, stream):
             cells = [_cell(evidence, _row_for(evidence, head, stream, metric), letters, joint) for head in shown]
             table.add_row(Text(metric), *cells)
@@ -147,7 +150,11 @@ def _attacks(evidence: Evidence, letters: Mapping[str, str]) -> Table:
         twin = evidence.score(probe.twin.name, *where) if where and probe.twin else None
         share = view.recovered(evidence, row) if row else None
         name = Text().append(f"{letters[condition.name]} ", style="magenta").append(condition.name)
-        table.add_row(name, _plain(row), _plain(twin), "-" if share is None else numbers.percent(max(0.0, share)),
+        back = "-" if share is None else numbers.percent(max(0.0, share))
+        change = view.change(evidence, row) if row else None
+        if change is not None and change.adjusted is not None:
+            back += f", {numbers.p_value(change.adjusted)}"
+        table.add_row(name, _plain(row), _plain(twin), back,
                       numbers.seconds(condition.cost.seconds) if condition.cost.seconds else "-")
     return table
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from expunge.report import glossary, numbers
-from expunge.report.schema import Condition, Evidence, Measured, Verdict
+from expunge.report.schema import Change, Condition, Evidence, Measured, Verdict
 
 _ORDER = {"original": 0, "oracle": 1, "after": 2, "attack": 3}
 _ROLES = {"forget": 0, "retain": 1, "holdout": 2, "anchor": 3, "probe": 4}
@@ -56,6 +56,24 @@ def role(evidence: Evidence, stream: str) -> str:
 def size(evidence: Evidence, wanted: str) -> int:
     """How many examples the streams of a role hold together."""
     return sum(row.n for row in evidence.streams if row.role == wanted)
+
+
+def groups(evidence: Evidence, stream: str) -> int | None:
+    """Of how many subjects the examples of a stream are, where ranges are over subjects; else None."""
+    return max((row.groups for row in evidence.scores if row.stream == stream and row.groups is not None), default=None)
+
+
+def sized(evidence: Evidence, stream: str, n: int) -> str:
+    """`120 examples`, `120 examples of 12 subjects`."""
+    known = groups(evidence, stream)
+    return f"{n:,} example{'' if n == 1 else 's'}" + (f" of {known:,} subjects" if known is not None else "")
+
+
+def one_by_one(evidence: Evidence) -> list[str]:
+    """Metrics with a range over single examples although those examples belong together in groups."""
+    grouped = {row.stream for row in evidence.scores if row.groups is not None}
+    return list(dict.fromkeys(row.metric for row in evidence.scores
+                              if row.stream in grouped and row.groups is None and row.ci is not None))
 
 
 def streams(evidence: Evidence) -> list[str]:
@@ -195,6 +213,12 @@ def recovered(evidence: Evidence, row: Measured) -> float | None:
         return None
     first, now, last = (position(value, row.unit) for value in (before, row.value, after))
     return (now - last) / (first - last) if abs(first - last) > 0.02 else None
+
+
+def change(evidence: Evidence, row: Measured) -> Change | None:
+    """What an attack did to this very score, tested example by example."""
+    key = (row.condition, row.stream, row.metric)
+    return next((one for one in evidence.changes if (one.condition, one.stream, one.metric) == key), None)
 
 
 def direction(evidence: Evidence, row: Measured) -> str:

@@ -1,0 +1,174 @@
+"""Two one-sided tests: is a difference shown to be smaller than a margin? If not: how many examples would tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy import special
+
+from expunge.errors import RecipeError
+from expunge.measure.tables import NotMeasured
+from expunge.metrics.clusters import Clusters, codes_of
+from expunge.metrics.stats import Floats, Interval, spread
+
+Values = Mapping[str, float] | Sequence[float] | Floats
+Verdict = Literal["equivalent", "different", "undecided"]
+_MOST = 10**9  # examples: beyond it the number says nothing
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """What a comparison with a margin says. ci90 is the 1 - 2 alpha interval of the difference a - b.
+
+    power: the chance of "equivalent" if there were no difference. level, df: of each one-sided test.
+    n, groups: examples of the first sample and the groups they form; groups None: every example stands alone.
+    constant: no spread was seen, `se` comes from the rule of three.
+    """
+
+    difference: float
+    ci90: Interval
+    margin: float
+    power: float
+    se: float
+    verdict: Verdict
+    level: float = 0.95
+    df: float = math.inf
+    n: int = 0
+    groups: int | None = None
+    constant: bool = False
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of "no difference at all" (not of "within the margin")."""
+        if self.se == 0:
+            return float(self.difference == 0)
+        ratio = -abs(self.difference) / self.se
+        return 2 * float(special.ndtr(ratio) if math.isinf(self.df) else special.stdtr(self.df, ratio))
+
+    def needed_examples(self, power: float = 0.8) -> int | None:
+        """How many examples (with as many to a group as now) would give this power; None when nothing tells.
+
+        The smallest n with margin >= (t + z) se sqrt(now / n), t at n's degrees of freedom, z = Phi^-1((1+power)/2);
+        from a constant sample, whose reach falls with 1/n, the same without the root.
+        """
+        if self.n == 0 or not self.se > 0 or not math.isfinite(self.se):
+            return None
+        z, times = float(special.ndtri((1 + power) / 2)), 1.0
+        for _ in range(60):  # t falls as n grows, n falls with t: the two meet
+            t = _t(self.level, max(1.0, (self.df + 1) * times - 1))
+            ratio = ((_t(self.level, self.df) if self.constant else t) + z) * self.se / self.margin
+            times = ratio if self.constant else (times + ratio**2) / 2
+        needed = math.ceil(times * self.n - 1e-6)
+        return needed if needed < _MOST else None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One side of a comparison (or the paired differences): n values in `units` groups."""
+
+    mean: float
+    square: float  # of the standard error of the mean; 0 when no spread is seen
+    n: int
+    units: int
+    grouped: bool
+
+    @staticmethod
+    def of(values: Floats, codes: np.ndarray | None) -> _Sample:
+        _, away, _ = spread(values, codes)
+        units = len(away)
+        square = float((away**2).sum()) * units / max(1, units - 1) / len(values) ** 2
+        return _Sample(float(values.mean()), square, len(values), units, codes is not None)
+
+
+def equivalence(
+    a: Values, b: Values, *, margin: float, paired: bool, level: float = 0.95, unit_range: float = 1.0,
+    clusters: Clusters | None = None, clusters_b: Clusters | None = None,
+) -> Equivalence:
+    """Two one-sided tests: is the mean of `a` that of `b`, up to a margin?
+
+    equivalent when mean(a) - mean(b) +- t se lies inside (-margin, margin), different when it lies wholly outside,
+    otherwise undecided; t at `level`, so the interval is the 1 - 2 alpha = 90 % one.
+    With clusters se^2 = G/(G-1) sum over the G groups of (sum of value - mean)^2 / n^2, at G-1 degrees of freedom:
+    what the examples of a group share is counted once. Without, every example is a group, which is Student's.
+    A constant sample (paired: constant differences; groups that do not differ) shows no spread; then t se is at least
+    unit_range * 3 / G, the rule of three for what may hide outside G groups, never zero.
+
+    Args:
+        a, b: values by example id; paired=True uses the ids both have (and wants mappings).
+        margin: largest difference that does not matter, > 0, in units of the values.
+        paired: differences per id (Student), otherwise Welch.
+        level: of each one-sided test, in (0.5, 1). unit_range: range of a value.
+        clusters: group by example id; ids it lacks stand alone; a sample of one group counts by its examples.
+        clusters_b: those of `b` if unpaired, where they differ.
+    Returns: Equivalence; power is that of `equivalence_of`.
+    Raises: NotMeasured when a sample is empty, no id is shared, or a value is not finite.
+    Source: Schuirmann 1987; Hanley and Lippman-Hand 1983 (rule of three); Liang and Zeger 1986 (groups).
+    """
+    sides: list[tuple[Floats, np.ndarray | None]]
+    if not (paired or clusters or clusters_b):
+        sides = [(_array(a), None), (_array(b), None)]
+    elif not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        raise TypeError("paired=True and clusters go by example id: give mappings")
+    elif paired:
+        ids = sorted(a.keys() & b.keys())
+        sides = [(np.array([a[key] - b[key] for key in ids], dtype=np.float64), codes_of(ids, clusters))]
+    else:
+        sides = [
+            (_array(values), codes_of(sorted(values), groups))
+            for values, groups in ((a, clusters), (b, clusters_b if clusters_b is not None else clusters))
+        ]
+    if min(len(values) for values, _ in sides) == 0:
+        raise NotMeasured("no example in common" if paired else "no example on one side of the comparison")
+    if not all(np.isfinite(values).all() for values, _ in sides):
+        raise NotMeasured("a value to be compared is not finite")
+    samples = [_Sample.of(values, codes) for values, codes in sides]
+    se = math.sqrt(sum(sample.square for sample in samples))
+    weight = sum(sample.square**2 / (sample.units - 1) for sample in samples if sample.square > 0)
+    df = se**4 / weight if weight > 0 else math.inf
+    least = min((sample.units for sample in samples if sample.square == 0), default=0)
+    floor = unit_range * 3 / least / _t(level, df) if least else 0.0
+    first = samples[0]
+    found = equivalence_of(
+        first.mean - (0.0 if paired else samples[1].mean), max(se, floor), margin=margin, level=level, df=df, n=first.n
+    )
+    groups = first.units if first.grouped else None
+    return replace(found, groups=groups, constant=floor >= max(se, 1e-300))
+
+
+def equivalence_of(
+    difference: float, se: float, *, margin: float, level: float = 0.95, df: float = math.inf, n: int = 0
+) -> Equivalence:
+    """The same tests for a difference whose standard error is known: an AUC, a perplexity, a model utility.
+
+    power = max(0, 2 Phi(margin / se - t) - 1): the chance that the tests would succeed if there were no difference.
+
+    Args:
+        difference, se: in units of the score, se > 0; from a 95 % interval, se = width / 3.92.
+        margin: > 0. level: of each one-sided test. df: degrees of freedom of se; infinite is the normal.
+        n: examples behind it, for `needed_examples`; 0: not known.
+    """
+    if not margin > 0:
+        raise RecipeError("margin", f"got {margin!r}", "accepted: a number > 0", "Say which difference does not matter")
+    reach = _t(level, df) * se
+    low, high = difference - reach, difference + reach
+    verdict: Verdict = "undecided"
+    if -margin < low and high < margin:
+        verdict = "equivalent"
+    elif low > margin or high < -margin:
+        verdict = "different"
+    power = max(0.0, 2 * float(special.ndtr((margin - reach) / se)) - 1) if se > 0 else 1.0
+    return Equivalence(difference, (low, high), margin, power, se, verdict, level, df, n)
+
+
+def _t(level: float, df: float) -> float:
+    return float(special.ndtri(level)) if math.isinf(df) else float(special.stdtrit(df, level))
+
+
+def _array(values: Values) -> Floats:
+    if isinstance(values, Mapping):
+        values = [values[key] for key in sorted(values)]
+    return np.asarray(values, dtype=np.float64)
