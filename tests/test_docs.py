@@ -17,6 +17,7 @@ from expunge.cli import app
 from expunge.forget import forget
 from expunge.recipe import _AUDIT, _TOP, Recipe
 from expunge.registry import HOMES, _entries, bind, entries, term
+from expunge.report import glossary
 from expunge.run import Run
 from expunge.types import Subject
 from support.streams import small_data
@@ -26,6 +27,7 @@ PAGES = {
     "objective": "objectives", "method": "methods", "metric": "metrics", "attack": "attacks", "scope": "recipe",
     "optimizer": "recipe", "stage": "recipe", "perturb": "training", "schedule": "training", "link": "training",
     "annotator": "streams", "dictionary": "streams", "benchmark": "benchmarks", "judge": "metrics",
+    "variant": "measuring", "instrument": "measuring", "scorer": "metrics", "watch": "dynamics",
 }
 
 
@@ -73,6 +75,18 @@ def test_every_registered_part_has_a_heading_and_its_generated_section(kind: str
     assert ours
     assert ours <= headings(text)
     assert {name for name in ours if f"<!-- generated: {kind} {name} -->" not in text} == set()
+
+
+def test_every_metric_tells_its_range_what_fools_it_and_what_it_costs() -> None:
+    texts = {name: entry.fn.__doc__ or "" for name, entry in entries("metric").items()}
+    wanted = ("Returns:", "Fooled by:", "Cost:", "Source:")
+    assert {name: [word for word in wanted if word not in text] for name, text in texts.items()
+            if not all(word in text for word in wanted)} == {}
+
+
+def test_every_metric_has_a_sentence_for_people() -> None:
+    ours = {name for name, entry in entries("metric").items() if entry.fn.__module__.startswith("expunge.")}
+    assert ours - set(glossary.METRICS) == set()
 
 
 def test_every_kind_is_documented() -> None:

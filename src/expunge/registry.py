@@ -44,7 +44,10 @@ HOMES: dict[str, tuple[str, ...]] = {
         "expunge.translate", "expunge.edits",
     ),
     "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
-    "variant": ("expunge.data.variants", "expunge.data.neighbours", "expunge.data.pairs"),
+    "variant": (
+        "expunge.data.variants", "expunge.data.neighbours", "expunge.data.pairs", "expunge.data.questions",
+        "expunge.data.hops",
+    ),
     "instrument": ("expunge.measure",),
     "scorer": ("expunge.metrics.scorers",),
     "watch": ("expunge.watch",),

@@ -25,10 +25,13 @@ COMMANDS = {
              "--allow-pickle"
     + TRUST,
     "bench": "--data --split --methods --models --limit-authors --attacks --trials --set --from-log --reference --last "
-             "--out --json",
+             "--seed --device --tasks --limit --out --json",
+    "train": "--set --out --resume --device --json",
+    "calibrate": "--forget --retain --holdout --field --models --metrics --attacks --methods --width --epochs --out "
+                 "--device --json",
     "list": "--json",
     "show": "",
-    "report": "--json",
+    "report": "--out --json",
 }
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ class Architecture:
     batch_size: int = 16
     lr: float = 0.05
     tokens: str = "answer"
+
+
+def methods_of(benchmark: str) -> list[str]:
+    """The methods a benchmark has settings for: its name in capitals in one of the `grids` modules."""
+    folder = Path(__file__).parent
+    for path in sorted(folder.glob("grids*.py")):
+        found = getattr(import_module(f"expunge.benches.{path.stem}"), benchmark.upper(), None)
+        if found is not None:
+            return sorted(found)
+    return []
 
 
 def cache_folder() -> Path:

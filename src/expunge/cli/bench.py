@@ -12,13 +12,13 @@ from expunge.cli.run import AsJson, Out
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="tofu, kul")],
+    name: Annotated[str, typer.Argument(help="tofu, muse, wmdp, ... (expunge list benchmarks), or harness.")],
     data: Annotated[Path, typer.Option("--data", help="Folder with the benchmark's files.")] = Path("."),
     split: Annotated[str | None, typer.Option("--split", help="tofu: forget01, forget05, forget10.")] = None,
     methods: Annotated[
         str,
         typer.Option(
-            "--methods", help="Comma-separated; 'all': every one the benchmark has settings for; 'none': the models alone."
+            "--methods", help="Comma-separated; 'all': every one the benchmark has settings for; 'none': models alone."
         ),
     ] = "ga,graddiff,npo,simnpo",
     models: Annotated[
@@ -32,6 +32,12 @@ def bench(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="METHOD.argument=value, or NAME.argument=value of the benchmark.")
     ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the methods' trainings and of the attacks.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", help="harness: comma-separated tasks, or task files (.yaml).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="harness: documents a task at most.")] = None,
     from_log: Annotated[
         Path | None, typer.Option("--from-log", help="Re-score a published TOFU evaluation log.")
     ] = None,
@@ -52,6 +58,8 @@ def bench(
 
     if from_log is not None and name == "tofu":
         return _from_log(from_log, reference, last, as_json)
+    if name == "harness":
+        return _harness(models, tasks, limit, out, device, as_json)
     find("benchmark", name, "bench")
     from expunge.cli.screen import start
 
@@ -66,18 +74,19 @@ def bench(
     world = _for_the_benchmark(name, chosen, changed)
     folder = out or default_folder(f"bench-{name}")
     asked = names(attacks) if attacks is not None else None
-    return _work({"use": name, **own, **world}, folder, chosen, asked, trials, changed, as_json)
+    made = {"attacks": asked, "trials": trials, "changes": changed, "seed": seed, "device": device}
+    return _work({"use": name, **own, **world}, folder, chosen, made, as_json)
 
 
 def _chosen(name: str, methods: str) -> list[str]:
-    from expunge.benches import grids
+    from expunge.benches.world import methods_of
     from expunge.registry import entries
 
     if methods == "none":
         return []
     if methods != "all":
         return [part.strip() for part in methods.split(",") if part.strip()]
-    return sorted(getattr(grids, name.upper(), None) or entries("method"))
+    return methods_of(name) or sorted(entries("method"))
 
 
 def _for_the_benchmark(name: str, methods: list[str], changed: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -107,10 +116,7 @@ def _changed(known: list[str], changes: list[str]) -> dict[str, dict[str, Any]]:
     return made
 
 
-def _work(
-    spec: dict[str, Any], folder: Path, methods: list[str], attacks: Any, trials: int,
-    changes: dict[str, dict[str, Any]], as_json: bool,
-) -> int:
+def _work(spec: dict[str, Any], folder: Path, methods: list[str], settings: dict[str, Any], as_json: bool) -> int:
     from expunge.bench import Bench
     from expunge.cli.screen import bars
     from expunge.registry import bind
@@ -119,11 +125,11 @@ def _work(
 
     world = bind("benchmark", spec)
     for method in methods:  # a wrong name or argument is told before anything is spent
-        bind("method", {"use": method, **changes.get(method, {})}, f"methods.{method}")
-    for attack in attacks or ():
+        bind("method", {"use": method, **settings["changes"].get(method, {})}, f"methods.{method}")
+    for attack in settings["attacks"] or ():
         bind("attack", attack, "attacks")
     with collect_warnings(warn_on_screen), bars(quiet=as_json) as progress:
-        made = Bench(world(progress), folder, attacks, trials, changes, progress=progress)
+        made = Bench(world(progress), folder, progress=progress, **settings)
         rows = made.run(methods)
     write_json(folder / "tried.json", made.tried)
     for method, reason in made.failures.items():
@@ -146,6 +152,48 @@ def _print(rows: list[Any], out: Path, as_json: bool) -> int:
         screen = console()
         leaderboard(rows, screen)
         screen.print(f"Table: {out / 'leaderboard.md'}", soft_wrap=True)
+    return 0
+
+
+def _harness(
+    models: str | None, tasks: str | None, limit: int | None, out: Path | None, device: str, as_json: bool
+) -> int:
+    """Tasks of lm-evaluation-harness on models, as rows of scores.json."""
+    import json
+    from dataclasses import asdict
+
+    from expunge.cli.screen import bars, start
+    from expunge.errors import RecipeError
+    from expunge.harness import run_harness
+    from expunge.workflow import default_folder
+
+    def named(option: str, value: str | None) -> list[str]:
+        if not value:
+            raise RecipeError(f"bench harness {option}", "missing", "names, comma-separated", f"Add {option}")
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    folders, wanted = named("--models", models), named("--tasks", tasks)
+    start()
+    folder = out or default_folder("bench-harness")
+    with bars(quiet=as_json) as progress:
+        rows = run_harness(folders, wanted, limit, folder, device=device, progress=progress)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return 0
+    from rich.table import Table
+
+    from expunge.cli.screen import console
+
+    table = Table(title="lm-evaluation-harness", title_justify="left")
+    for heading in ("model", "metric", "value", "95 % interval", "n"):
+        table.add_column(heading, justify="left" if heading in ("model", "metric") else "right")
+    for row in rows:
+        shown = "n/a" if row.value is None else f"{row.value:.4g}"
+        interval = "" if row.ci is None else f"{row.ci[0]:.4g} to {row.ci[1]:.4g}"
+        table.add_row(row.condition, row.metric, shown, interval, str(row.n))
+    screen = console()
+    screen.print(table)
+    screen.print(f"Scores: {folder / 'scores.json'}", soft_wrap=True)
     return 0
 
 

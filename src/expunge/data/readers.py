@@ -72,7 +72,7 @@ def hf(
 ) -> list[Example]:
     """A data set of the hub by name, or a local folder: one that save_to_disk wrote, or one of data files."""
     wanted = columns(prompt, answer, id, fields, path)
-    table = _dataset(path, config, split)
+    table = read_dataset(path, config, split)
     rows = ((f"row {number}", row) for number, row in enumerate(table, 1))
     return examples(rows, path, Path(path).name or path, wanted, limit)
 
@@ -222,7 +222,8 @@ def _passages(content: str, words: int) -> Iterator[Placed]:
         yield f"word {first + 1}", {"answer": content[places[first][0] : places[last][1]]}
 
 
-def _dataset(path: str, config: str | None, split: str | None) -> Any:
+def read_dataset(path: str, config: str | None, split: str | None) -> Any:
+    """One split of a data set of the hub, or of a local folder."""
     import datasets
 
     folder = Path(path).expanduser()

@@ -69,6 +69,7 @@ def exact_memorization(tables: Tables) -> Score:
     Args:
         tables: token table of the answers with column `argmax`.
     Returns: share in [0, 1] with its Clopper-Pearson interval; per example 0 or 1.
+    Fooled by: one changed word: an answer told with another comma counts as forgotten. Short answers are guessed.
     Cost: 1 forward per example, shared; no generation.
     Source: Carlini et al. 2021 (arXiv 2012.07805), by the greedy identity.
     """
