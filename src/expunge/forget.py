@@ -18,6 +18,7 @@ from expunge.registry import Kind, bind, stage
 from expunge.run import Run
 from expunge.types import Bound, Cost, Data, Event, Movable, Subject, Term
 from expunge.until import Predicate
+from expunge.watch import Course, Watcher
 
 
 @stage("forget")
@@ -99,6 +100,9 @@ class Training:
         saved = _Saved(loop, stop)
         final, verdict = saved.resume(run)
         total = loop.steps
+        watcher = self._watcher(loop, run)
+        if final == 0:
+            loop.cost += watcher.after(0) if watcher else Cost()
         with run.stoppable():
             for record in [] if verdict else loop.run(final):
                 final = record["step"] + 1
@@ -109,6 +113,7 @@ class Training:
                 if stop is not None:
                     saved.keep_or_restore(verdict, checked=bool(stop.values))
                 ended = verdict != "go" or final == total
+                loop.cost += watcher.after(final, last=ended) if watcher else Cost()
                 if ended or run.stopped or final % run.save_every == 0:
                     meta = {"finished": ended, "verdict": verdict, "cost": asdict(loop.cost)}
                     run.save_state(final, saved.tensors(), meta)
@@ -117,12 +122,21 @@ class Training:
                     break
         return final, verdict or "go"
 
+    def _watcher(self, loop: Forget, run: Run) -> Watcher | None:
+        if run.watch is None:
+            return None
+        visit = next((stream.visit for stream in loop.data.values() if stream.visit), None)
+        made: Watcher = run.watch(loop.subject, loop.data, run, Course(loop.steps, self._per_epoch(loop.data), visit))
+        return made
+
     def _num_steps(self, data: Data) -> int:
-        if self.steps is not None:
-            return self.steps
+        return self.steps if self.steps is not None else max(1, round(self.epochs * self._per_epoch(data)))
+
+    def _per_epoch(self, data: Data) -> float:
+        """Steps of a pass over the first term's first stream."""
         first = data.get(self.terms[0].on[0].partition(":")[0])
         size = len(first) // copies_of(first, data) if first else 1
-        return max(1, round(self.epochs * max(1.0, size / self.batch_size)))
+        return max(1.0, size / self.batch_size)
 
 
 class _Saved:

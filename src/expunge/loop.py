@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from expunge.measure.forward import make_pass, narrow, run_model
 from expunge.models import context_length
 from expunge.perturb import Inside, Micro, Perturbation, nothing
 from expunge.reference import Reference
-from expunge.types import Batch, Cost, Data, Movable, Pass, Positions, Stream, Subject, Term, View
+from expunge.types import Batch, Cost, Data, Movable, Pass, Positions, Stream, Subject, Term, View, Visit
 from expunge.updates import Updater
 
 MICRO_TOKENS = 4096  # padded tokens of one forward with gradients
@@ -54,12 +54,26 @@ class Feed:
     """An encoded stream (or a variant of one, "forget:alternative") and the key of its draws.
 
     copies: rows for each row of the stream it follows; they stand together and are drawn together.
+    visit: what takes the place of its own rows for some steps; its `guests` rows stand after all others.
     """
 
     name: str
     key: str
     encoded: Sequence[Encoded]
     copies: int = 1
+    visit: Visit | None = None
+    guests: int = 0
+
+    def rows(self, size: int, seed: int, step: int) -> list[int]:
+        """Rows of a step of at most `size` examples."""
+        own, first, key = len(self.encoded) // self.copies - self.guests, 0, self.key
+        if self.visit and step >= self.visit.at:
+            if step < self.visit.at + self.visit.updates:
+                own, first, key, step = self.guests, own, f"{key}:visit", step - self.visit.at
+            else:
+                step -= self.visit.updates
+        drawn = draw(own, min(size, own), seed, key, step)
+        return [(first + row) * self.copies + k for row in drawn for k in range(self.copies)]
 
 
 def make_feed(subject: Subject, data: Data, name: str) -> Feed:
@@ -73,13 +87,16 @@ def make_feed(subject: Subject, data: Data, name: str) -> Feed:
             f"stream '{name}'", "no such stream", close_to(base, data), "Add it under data, or correct 'on'"
         )
     stream = data[base]
+    visiting = replace(stream, examples=stream.visit.examples) if stream.visit else None
     try:
-        texts = texts_of(stream, variant or "answer")
+        texts = texts_of(stream, variant or "answer", data=data)
+        guests = texts_of(visiting, variant or "answer", data=data) if visiting else []
     except LookupError as error:
         raise DataError(f"stream '{name}'", str(error), "a field the examples have", "Correct 'on'") from error
     targets = None if variant else stream.targets
-    encoded = encode(subject, texts, limit=context_length(subject), where=name, targets=targets)
-    return Feed(name, stream.follows or base, encoded, 1 if variant else copies_of(stream, data))
+    encoded = encode(subject, [*texts, *guests], limit=context_length(subject), where=name, targets=targets)
+    copies = 1 if variant or guests else copies_of(stream, data)
+    return Feed(name, stream.follows or base, encoded, copies, stream.visit, len(guests))
 
 
 def copies_of(stream: Stream, data: Data) -> int:
@@ -121,11 +138,6 @@ class Forget:
         for term in self.terms:
             self.links[term.label] = term.link(partial(self._mean_over, term)) if term.link else Link()
 
-    def _rows(self, feed: Feed, step: int) -> list[int]:
-        num = len(feed.encoded) // feed.copies
-        drawn = draw(num, min(self.batch_size, num), self.seed, feed.key, step)
-        return [row * feed.copies + k for row in drawn for k in range(feed.copies)]
-
     # -- references and links, before training -------------------------------------------------------------------
     def _measure_references(self) -> dict[str, Reference]:
         """What each reference says about the rows that will be drawn; all rows where a link takes a mean over them."""
@@ -156,7 +168,8 @@ class Forget:
         return found
 
     def _drawn(self, name: str) -> list[int]:
-        return sorted({row for step in range(self.steps) for row in self._rows(self.feeds[name], step)})
+        feed = self.feeds[name]
+        return sorted({row for step in range(self.steps) for row in feed.rows(self.batch_size, self.seed, step)})
 
     def _reference(self, name: str) -> Reference:
         if name == "start":
@@ -240,7 +253,7 @@ class Forget:
 
     def _group(self, terms: Sequence[Term], names: Sequence[str], step: int) -> tuple[dict[str, float], int]:
         """Gradients of the terms of one group, all micro-batches."""
-        rows = {name: self._rows(self.feeds[name], step) for name in names}
+        rows = {name: self.feeds[name].rows(self.batch_size, self.seed, step) for name in names}
         divisors = {term.label: self._divisor(term, rows) for term in terms}
         spots = dist.shard(range(min(len(r) for r in rows.values())))
         lengths = [sum(self.feeds[name].encoded[rows[name][i]].size for name in names) for i in spots]

@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,10 +20,11 @@ import yaml
 from expunge import yaml12
 from expunge.errors import RecipeError, brief, close_to
 from expunge.registry import bind, bind_call, spec_of
-from expunge.types import Bound, Role
+from expunge.run import Run
+from expunge.types import Bound, Data, Role, Subject
 
 VERSION = 1
-_TOP = ("expunge", "title", "model", "data", "stages", "method", "audit", "seed", "device")
+_TOP = ("expunge", "title", "model", "data", "stages", "method", "watch", "audit", "seed", "device")
 DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
     "probability",
     "perplexity",
@@ -38,6 +40,7 @@ DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
     {"use": "membership", "score": "min_k"},
     {"use": "membership", "score": "zlib"},
 )
+NEW = "new"  # the source of a model that is made here
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
 _MODEL = ("dtype", "template", "task", "trust_remote_code", "allow_pickle")  # device stands at the top of a recipe
 _AUDIT = ("metrics", "attacks", "against", "original", "margin")
@@ -70,7 +73,7 @@ class Recipe:
     """A validated recipe: what a YAML file becomes, or what Python builds with `Recipe.of`."""
 
     model: Bound  # expunge.models.load, without its source
-    source: str  # folder or hub name of the model
+    source: str  # folder or hub name of the model; NEW for one that is made here
     data: Mapping[str, Source]
     stages: tuple[Bound, ...] = ()
     method: Bound | None = None
@@ -78,6 +81,8 @@ class Recipe:
     seed: int = 0
     device: str = "cpu"
     title: str = ""
+    new: Bound | None = None  # expunge.data.scratch.new_model: the model the recipe starts from, untrained
+    watch: Bound | None = None  # over every stage that has none of its own
 
     @staticmethod
     def load(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -117,19 +122,14 @@ class Recipe:
             raise RecipeError(
                 "expunge", f"version {plain['expunge']!r}", f"this program reads version {VERSION}", "Set expunge: 1"
             )
-        model = _section(plain, "model")
-        if "from" not in model:
-            raise RecipeError("model.from", "missing", "a model folder or hub name", "Add it")
-        _check_keys(model, ("from", *_MODEL), "model")
-        given = {key: value for key, value in model.items() if key != "from"}
-        load = bind_call("model", "expunge.models:load", given, "model")
+        load, source, new = _model(_section(plain, "model"))
         if "stages" in plain and "method" in plain:
             raise RecipeError("method", "both 'method' and 'stages'", "one of the two", "Remove one")
         made = bind("method", plain["method"], "method") if "method" in plain else None
-        stages = tuple(bind("stage", spec, f"stages[{i}]") for i, spec in enumerate(_list(plain, "stages")))
+        stages = tuple(_stage(spec, f"stages[{i}]") for i, spec in enumerate(_list(plain, "stages")))
         return Recipe(
             model=load,
-            source=str(model["from"]),
+            source=source,
             data=_data(_section(plain, "data")),
             stages=tuple(made()) if made else stages,
             method=made,
@@ -137,6 +137,8 @@ class Recipe:
             seed=_whole(plain.get("seed", 0), "seed"),
             device=str(plain.get("device", "cpu")),
             title=str(plain.get("title", "")),
+            new=new,
+            watch=bind("watch", plain["watch"], "watch") if plain.get("watch") is not None else None,
         )
 
     def resolved(self) -> dict[str, Any]:
@@ -144,12 +146,15 @@ class Recipe:
         out: dict[str, Any] = {"expunge": VERSION}
         if self.title:
             out["title"] = self.title
-        out["model"] = {"from": self.source, **{key: self.model.hyper[key] for key in _MODEL}}
+        loaded = {"from": self.source, **{key: self.model.hyper[key] for key in _MODEL}}
+        out["model"] = {"new": dict(self.new.hyper)} if self.new else loaded
         out["data"] = {name: {**spec_of(s.reader), "role": s.role} for name, s in self.data.items()}
         if self.method is not None:
             out["method"] = spec_of(self.method)
         elif self.stages:
-            out["stages"] = [spec_of(stage) for stage in self.stages]
+            out["stages"] = [_spec(stage) for stage in self.stages]
+        if self.watch is not None:
+            out["watch"] = spec_of(self.watch)
         if self.audit is not None:
             audit = self.audit
             out["audit"] = {
@@ -223,7 +228,7 @@ def _step(here: Any, key: str, change: str) -> Any:
         if isinstance(here, list):
             return here[int(key)]
         if isinstance(here, dict):
-            if isinstance(here.get(key), str) and key in ("method", "scope", "optimizer", "model"):
+            if isinstance(here.get(key), str) and key in ("method", "scope", "optimizer", "model", "watch"):
                 here[key] = {"from" if key == "model" else "use": here[key]}
             return here.setdefault(key, {})
     except (ValueError, IndexError):
@@ -248,6 +253,53 @@ def _section(plain: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         found = "missing" if section is None else f"got {brief(section)}"
         raise RecipeError(name, found, "a mapping", f"Add '{name}:'")
     return section
+
+
+def _model(section: Mapping[str, Any]) -> tuple[Bound, str, Bound | None]:
+    """How a model is loaded, its source, and where there is none how it is made."""
+    if "new" in section:
+        _check_keys(section, ("new",), "model")
+        shape = section["new"] if section["new"] is not None else {}
+        if not isinstance(shape, Mapping):
+            raise RecipeError("model.new", f"got {brief(shape)}", "a mapping: width, layers, ...", "Correct it")
+        new = bind_call("model.new", "expunge.data.scratch:new_model", shape, "model.new")
+        return bind_call("model", "expunge.models:load", {}, "model"), NEW, new
+    if "from" not in section:
+        raise RecipeError("model.from", "missing", "a model folder or hub name (or new: {...})", "Add it")
+    _check_keys(section, ("from", *_MODEL), "model")
+    given = {key: value for key, value in section.items() if key != "from"}
+    return bind_call("model", "expunge.models:load", given, "model"), str(section["from"]), None
+
+
+def _stage(spec: Any, where: str) -> Bound:
+    """A stage, with what watches it beside it."""
+    if not isinstance(spec, Mapping):
+        return bind("stage", spec, where)
+    made = bind("stage", {key: value for key, value in spec.items() if key != "watch"}, where, ("watch",))
+    if spec.get("watch") is None:
+        return made
+    return watched(made, bind("watch", spec["watch"], f"{where}.watch"))
+
+
+def watched(stage: Bound, watch: Any = "dynamics") -> Bound:
+    """The same stage under a watch; `watch:` beside a stage of a recipe.
+
+    Args:
+        watch: a registered watch: a name, a mapping with `use`, or a Bound.
+    """
+    made = bind("watch", watch, "watch")
+
+    @wraps(stage.fn)
+    def run_watched(subject: Subject, data: Data, run: Run, **hyper: Any) -> Any:
+        return stage.fn(subject, data, replace(run, watch=made), **hyper)
+
+    return replace(stage, fn=run_watched, meta={**stage.meta, "watch": made})
+
+
+def _spec(stage: Bound) -> dict[str, Any]:
+    """The inverse of `_stage`."""
+    watch = stage.meta.get("watch")
+    return {**spec_of(stage), **({"watch": spec_of(watch)} if watch is not None else {})}
 
 
 def _whole(value: Any, where: str) -> int:

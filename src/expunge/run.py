@@ -23,6 +23,9 @@ from expunge.machine import storage_error, whole_folder
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.types import Bound
+
+LOG, WATCHED = "log.jsonl", "dynamics.jsonl"
 Progress = Callable[[str, int, int, str], None]  # what, done, total, note
 
 
@@ -63,6 +66,7 @@ class Run:
     """Where a stage writes and how it is stopped. `folder=None` keeps nothing.
 
     stage: number of the stage. part: where inside it, for stages made of several trainings (see `at`).
+    watch: what looks at the model while it is trained; see `expunge.watch`.
     """
 
     folder: Path | None = None
@@ -73,6 +77,7 @@ class Run:
     progress: Progress = _silent
     stage: int = 0
     part: tuple[int, ...] = ()
+    watch: Bound | None = None
     stopped: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -89,11 +94,11 @@ class Run:
         return replace(self, part=(*self.part, index))
 
     # -- log ---------------------------------------------------------------------------------------------------
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append one record to log.jsonl."""
+    def log(self, record: Mapping[str, Any], name: str = LOG) -> None:
+        """Append one record to log.jsonl, or to WATCHED."""
         if self.folder is None or dist.rank() != 0:
             return
-        path = self.folder / "log.jsonl"
+        path = self.folder / name
         with storage(path), path.open("a", encoding="utf-8") as file:
             where = {"stage": self.stage} | ({"part": self.part} if self.part else {})
             file.write(json.dumps({**where, **record}) + "\n")
@@ -101,16 +106,18 @@ class Run:
     def trim_log(self, step: int, *, later: bool = True) -> None:
         """Drop this training's records at or after `step`, and with `later` those of all that came after it.
 
-        They will be written again. A training that had ended leaves what came after it alone.
+        They will be written again. A training that had ended leaves what came after it alone. What was watched after
+        `step` steps stays: it was written before the state that the training goes on from.
         """
-        if self.folder is None or dist.rank() != 0 or not (path := self.folder / "log.jsonl").exists():
+        if self.folder is None or dist.rank() != 0:
             return
-        kept = [
-            line
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if (record := _record(line)) and self._stays(record, step, later)
-        ]
-        write_text(path, "".join(line + "\n" for line in kept))
+        for name, least in ((LOG, step), (WATCHED, step + (step > 0))):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if (record := _record(line)) and self._stays(record, least, later)]
+            write_text(path, "".join(line + "\n" for line in kept))
 
     def _stays(self, record: Mapping[str, Any], step: int, later: bool) -> bool:
         where = (record["stage"], tuple(record.get("part", ())))

@@ -15,7 +15,7 @@ from expunge.measure.plan import Plan, measure
 from expunge.registry import Kind, register
 from expunge.run import Run
 from expunge.scoring import label, needs_of, score
-from expunge.types import Bound, Data, Event, Subject, Term
+from expunge.types import Bound, Data, Event, Subject, Term, Visit
 
 
 class Train(Protocol):
@@ -110,6 +110,36 @@ def iterate(
             subject = stage(subject, data, mine.at(index))
         subject = train(subject, data, mine.at(len(make)))
     return subject
+
+
+@register("schedule", "inject")
+def inject(
+    subject: Subject, data: Data, run: Run, train: Train, *, stream: str, at: int, updates: int = 1,
+    into: str | None = None,
+) -> Subject:
+    """Show the model other examples for some steps of a training, and go on without them as if nothing had been.
+
+    steps 0..at-1 as always, `updates` steps on `stream`, the rest as always: one training with one optimiser, whose
+    state carries the visit for a few steps. What becomes of it is told by `watch: dynamics`, against a stream of the
+    same kind that is never trained on.
+
+    Args:
+        stream: whose examples are shown. at: steps before. updates: steps on them, all of them at each step where they
+            fit into a batch.
+        into: the stream they take the place of; None: the first term's first.
+    Raises: DataError for a stream that does not exist; RecipeError for a place that no term trains on.
+    Source: the special batch of Tirumala et al. 2022 (arXiv 2205.10770).
+    """
+    read = [name.partition(":")[0] for term in train.terms for name in term.on]
+    place = read[0] if into is None else into
+    if place not in read:
+        raise RecipeError("schedule.into", f"no term stands on '{place}'", close_to(place, read), "Correct 'into'")
+    for name, value, least in (("at", at, 0), ("updates", updates, 1)):
+        if value < least:
+            raise RecipeError(f"schedule.{name}", f"got {value}", f"accepted: {least} or more", "Correct the value")
+    shown = stream_of(data, stream, "schedule.stream")
+    visited = replace(stream_of(data, place, "schedule.into"), visit=Visit(stream, shown.examples, at, updates))
+    return train(subject, Data({**data, place: visited}), run)
 
 
 def _cuts(length: int, chunks: int | None, size: int | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""An objective as the loss of `transformers.Trainer`, for those who have a training loop already.
+"""An objective as the loss of `transformers.Trainer`, and a watch as its callback, for those who have a loop already.
 
 The Trainer shows a loss function logits and labels of one batch and nothing else. So one objective on one stream
 can be used, without a reference; for more (NPO, KL, two streams, stop rules, resume to the bit) use a forget stage.
@@ -6,16 +6,22 @@ can be used, without a reference; for more (NPO, KL, two streams, stop rules, re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import TrainerCallback
 
 from expunge.data.tokenise import Encoded, collate
+from expunge.dynamics import Curve, curves_of
 from expunge.errors import RecipeError
 from expunge.measure.forward import make_pass
 from expunge.registry import bind
-from expunge.types import Batch, View
+from expunge.run import Run
+from expunge.types import Batch, Data, Subject, View
+from expunge.watch import Course, Dynamics, dynamics
 
 
 def collator(rows: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -76,3 +82,44 @@ def trainer_loss(objective: Any, *, examples_per_step: int | None = None) -> Cal
         return total
 
     return loss
+
+
+class DynamicsCallback(TrainerCallback):  # type: ignore[misc]
+    """What the model of a Trainer predicts exactly, by stream, part of speech and example, while it is trained.
+
+    `Trainer(model=subject.model, ..., callbacks=[DynamicsCallback(subject, data)])`; afterwards `curves()`.
+
+    Args:
+        subject: the model the Trainer trains, with its tokenizer. data: streams to look at.
+        folder: where `dynamics.jsonl` is written; None: nowhere.
+        hyper: arguments of the watch `dynamics`: every, tagger, most, ...
+    Raises: RecipeError when the Trainer trains another model; what the watch raises.
+    Cost: 1 forward per example and look.
+    """
+
+    def __init__(self, subject: Subject, data: Data, *, folder: Path | str | None = None, **hyper: Any) -> None:
+        self.subject, self.data, self.hyper = subject, data, hyper
+        self.folder = None if folder is None else Path(folder)
+        self.watcher: Dynamics | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if given.get("model") is not self.subject.model:
+            raise RecipeError(
+                "DynamicsCallback.subject", "another model than the Trainer's", "subject.model is what is trained",
+                "Give Trainer(model=subject.model, ...)",
+            )
+        batches = len(given["train_dataloader"])
+        course = Course(state.max_steps, max(1, math.ceil(batches / args.gradient_accumulation_steps)))
+        run = Run(self.folder, device=str(given["model"].device))
+        hyper = bind("watch", {"use": "dynamics", **self.hyper}, "DynamicsCallback").hyper
+        self.watcher = dynamics(self.subject, self.data, run, course, **hyper)
+        self.watcher.after(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.watcher is not None:
+            self.watcher.after(state.global_step, last=state.global_step >= state.max_steps)
+
+    def curves(self) -> dict[str, Curve]:
+        """Stream -> curve so far."""
+        found = curves_of(self.watcher.records if self.watcher is not None else ())
+        return next(iter(found.values()), {})

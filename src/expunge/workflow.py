@@ -16,11 +16,12 @@ from typing import Any
 from expunge import dist, machine
 from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
+from expunge.dynamics.chapters import chapters_of
 from expunge.errors import DataError, RecipeError, close_to
 from expunge.measure.desk import Partner
 from expunge.models import ExpungeWarning, is_adapter, load, save, weights_hash
 from expunge.recipe import Recipe
-from expunge.report import card, html, schema
+from expunge.report import card, html, lines, schema
 from expunge.run import Progress, Run, _silent, write_json, write_text
 from expunge.scopes.weights import merged
 from expunge.types import Bound, Data, Event, Stream, Subject
@@ -65,7 +66,7 @@ class Workflow:
             self._check_folder()
             data = self.read_data()
             check_streams(self.recipe.stages, data)
-            subject = self._load(self.recipe.source, device)
+            subject = self._start(data, device)
             inputs = self._inputs(subject, data)
             self._claim_folder(inputs)  # not before data and model are there: a mistyped path leaves no folder behind
             audit = self._audit(data, device)
@@ -143,6 +144,14 @@ class Workflow:
         check_overlap(data, self.note)
         return data
 
+    def _start(self, data: Data, device: str) -> Subject:
+        """The model the recipe starts from: loaded, or made from nothing."""
+        if self.recipe.new is None:
+            return self._load(self.recipe.source, device)
+        made: Subject = self.recipe.new(data, self.recipe.seed)
+        made.model.to(device)
+        return made
+
     def _load(self, source: str, device: str) -> Subject:
         hyper = {**self.recipe.model.hyper, "device": device}
         return load(source, **hyper)
@@ -151,12 +160,16 @@ class Workflow:
         if self.recipe.audit is None:
             return None
         before = self.recipe.audit.original or (self.recipe.source if self.recipe.stages else None)
-        partner = Partner(lambda: self._load(before, device)) if before else None
+        own = before == self.recipe.source
+        partner = Partner(lambda: self._start(data, device) if own else self._load(before, device)) if before else None
         return Audit(data, self.recipe.audit, self.folder / "tables", device, self.progress, partner=partner)
 
     def _run_stages(self, subject: Subject, data: Data, device: str) -> Subject:
         for index, stage in enumerate(self.recipe.stages):
-            run = Run(self.folder, self.recipe.seed, device, self.resume, self.save_every, self.progress, index)
+            run = Run(
+                self.folder, self.recipe.seed, device, self.resume, self.save_every, self.progress, index,
+                watch=self.recipe.watch,
+            )
             subject = stage(subject, data, run)
         return subject
 
@@ -199,6 +212,8 @@ class Workflow:
             warnings=tuple(dict.fromkeys(self.notes)),
             environment=machine.environment() | {"parallelism": dist.describe()},
             training=self._curve(),
+            changes=tuple(audit.changes()),
+            chapters=chapters_of(self.folder),
         )
 
     def _title(self, data: Data) -> str:
@@ -234,13 +249,26 @@ class Workflow:
         }
         write_json(self.folder / "lineage.json", lineage)
         if evidence is None:
+            self._write_chapters()
             return
         evidence.write(self.folder)
         write_text(self.folder / "report.html", html.render(evidence))
         for name, library in (("model", "transformers"), ("adapter", "peft")):
             if (self.folder / name).is_dir():
-                text = card.model_card(evidence, base_model=self.recipe.source, library=library)
+                base = None if self.recipe.new else self.recipe.source
+                text = card.model_card(evidence, base_model=base, library=library)
                 write_text(self.folder / name / "README.md", text)
+
+
+    def _write_chapters(self) -> None:
+        """The report of a run without an audit: what was watched, if anything was."""
+        chapters = chapters_of(self.folder)
+        if chapters:
+            title = self.recipe.title or f"Training of {self.folder.name}"
+            today = f"{datetime.datetime.now(datetime.UTC):%d %B %Y}"
+            meta = (("Recipe digest", self.recipe.digest()), ("Date", today))
+            page = lines.page(title, chapters, over="Expunge training report", meta=meta)
+            write_text(self.folder / "report.html", page)
 
 
 def bill(done: tuple[Event, ...], audit: Audit, seconds: float) -> schema.RunCost:

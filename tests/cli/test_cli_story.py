@@ -132,7 +132,8 @@ def test_a_report_is_rendered_again_from_its_scores(unlearned, capsys):
 
 
 def test_a_resumed_finished_run_measures_and_trains_nothing_again(unlearned, capsys, monkeypatch):
-    import expunge.measure.plan as plan
+    import expunge.measure.samples as samples
+    import expunge.measure.tokens as tokens
 
     out, code = unlearned
     before = (out / "model" / "model.safetensors").read_bytes()
@@ -140,8 +141,8 @@ def test_a_resumed_finished_run_measures_and_trains_nothing_again(unlearned, cap
     def never(*_args, **_kwargs):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(plan, "measure_tokens", never)
-    monkeypatch.setattr(plan, "measure_samples", never)
+    monkeypatch.setattr(tokens, "measure_each", never)
+    monkeypatch.setattr(samples, "measure_samples", never)
     assert cli.main(["run", str(out / "recipe.resolved.yaml"), "--out", str(out), "--resume", "--json"]) == code
     assert (out / "model" / "model.safetensors").read_bytes() == before
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from expunge import machine
-from expunge.cli import audit, bench, demo, listing, report, run, show, unlearn
+from expunge.cli import audit, bench, calibrate, demo, listing, report, run, show, train, unlearn
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -17,9 +17,11 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
+app.command("train")(train.train)
 app.command("unlearn")(unlearn.unlearn)
 app.command("audit")(audit.audit)
 app.command("bench")(bench.bench)
+app.command("calibrate")(calibrate.calibrate)
 app.command("list")(listing.list_parts)
 app.command("show")(show.show)
 app.command("report")(report.report)
