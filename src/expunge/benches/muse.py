@@ -10,6 +10,8 @@ from typing import Any
 
 from expunge.benches.grids_knowledge import MUSE
 from expunge.benches.world import Architecture, World, trained
+from expunge.compat import MUSE as THEIRS
+from expunge.compat import Compat, metrics_of
 from expunge.data.benchmarks.muse import muse, muse_data
 from expunge.models import load, save
 from expunge.registry import register
@@ -68,7 +70,7 @@ def _plain(folder: Path) -> Path:
 @register("benchmark", "muse")
 def muse_bench(
     progress: Progress, *, data: str, limit: int | None = None, words: int | None = None, shots: int = 10,
-    models: str | None = None, width: int = 192, epochs: float = 14.0,
+    models: str | None = None, width: int = 192, epochs: float = 14.0, compat: Compat = "none",
 ) -> World:
     """MUSE (Shi et al. 2024, arXiv 2407.06460): memory of texts, of facts, membership, and what is kept.
 
@@ -86,6 +88,7 @@ def muse_bench(
     """
     others: list[str] = []
     metrics: Sequence[Any] = METRICS if models else SHORT
+    columns: Sequence[tuple[str, str]] = COLUMNS
     if models:
         original, *rest = models.split(",")
         oracle, others = rest[0] if rest else "", rest[1:]
@@ -99,10 +102,14 @@ def muse_bench(
                  for side in ("forget", "retain")}
         made = Architecture(width=width, epochs=epochs, tokens="text")
         taught = (*texts["forget"], *texts["retain"])
-        original = str(_plain(trained(taught, taught, made, progress=progress)))
-        oracle = str(_plain(trained(texts["retain"], taught, made, progress=progress)))
+        words_of = (*taught, *streams["holdout"].examples)  # a tokenizer of members alone would tell them apart
+        original = str(_plain(trained(taught, words_of, made, progress=progress)))
+        oracle = str(_plain(trained(texts["retain"], words_of, made, progress=progress)))
         training = Data({side: replace(streams[side], examples=texts[side]) for side in texts})
         training["holdout"] = streams["holdout"]
+    if compat == "openunlearning":
+        metrics = metrics_of(THEIRS, oracle=bool(oracle))
+        columns = tuple(dict.fromkeys((stream, str(spec["use"])) for stream, spec in THEIRS.values()))
     return World(
-        "muse", original, oracle or None, training, audited, metrics, COLUMNS, ATTACKS, grids=MUSE, others=others
+        "muse", original, oracle or None, training, audited, metrics, columns, ATTACKS, grids=MUSE, others=others
     )

@@ -10,17 +10,22 @@ import typer
 
 from expunge.cli.run import AsJson, Out
 
+Methods = Annotated[
+    str,
+    typer.Option(
+        "--methods", help="Comma-separated; 'all': every one the benchmark has settings for; 'none': models alone."
+    ),
+]
+Tasks = Annotated[
+    str | None, typer.Option("--tasks", help="harness: comma-separated tasks, or task files (.yaml).")
+]
+
 
 def bench(
     name: Annotated[str, typer.Argument(help="tofu, muse, wmdp, ... (expunge list benchmarks), or harness.")],
     data: Annotated[Path, typer.Option("--data", help="Folder with the benchmark's files.")] = Path("."),
     split: Annotated[str | None, typer.Option("--split", help="tofu: forget01, forget05, forget10.")] = None,
-    methods: Annotated[
-        str,
-        typer.Option(
-            "--methods", help="Comma-separated; 'all': every one the benchmark has settings for; 'none': models alone."
-        ),
-    ] = "ga,graddiff,npo,simnpo",
+    methods: Methods = "ga,graddiff,npo,simnpo",
     models: Annotated[
         str | None, typer.Option("--models", help="Your own ORIGINAL[,ORACLE] instead of training one.")
     ] = None,
@@ -34,12 +39,10 @@ def bench(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the methods' trainings and of the attacks.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, ...")] = "cpu",
-    tasks: Annotated[
-        str | None, typer.Option("--tasks", help="harness: comma-separated tasks, or task files (.yaml).")
-    ] = None,
+    tasks: Tasks = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="harness: documents a task at most.")] = None,
     from_log: Annotated[
-        Path | None, typer.Option("--from-log", help="Re-score a published TOFU evaluation log.")
+        Path | None, typer.Option("--from-log", help="Score a published TOFU or OpenUnlearning log again.")
     ] = None,
     reference: Annotated[
         Path | None, typer.Option("--reference", help="The log of the retain model, for forget quality.")
@@ -56,7 +59,7 @@ def bench(
     """
     from expunge.registry import find
 
-    if from_log is not None and name == "tofu":
+    if from_log is not None and name in ("tofu", "muse"):
         return _from_log(from_log, reference, last, as_json)
     if name == "harness":
         return _harness(models, tasks, limit, out, device, as_json)
@@ -200,21 +203,26 @@ def _harness(
 def _from_log(log: Path, reference: Path | None, last: int | None, as_json: bool) -> int:
     import json
 
-    from expunge.metrics.tofu_logs import score_log
+    from expunge.metrics.openunlearning_logs import log_scores
 
-    scores = score_log(log, reference, last_n=last)
+    scores = log_scores(log, reference, last)
     if as_json:
-        print(json.dumps({name: {"value": s.value, "ci": s.ci, "n": s.n} for name, s in scores.items()}))
+        told = {name: {"value": s.value, "ci": s.ci, "n": s.n, "reason": s.reason} for name, s in scores.items()}
+        print(json.dumps(told))
         return 0
     from rich.table import Table
 
     from expunge.cli.screen import console
 
-    table = Table(title=f"TOFU log {log.name}", title_justify="left")
+    table = Table(title=f"Log {log.name}", title_justify="left")
     for heading in ("metric", "value", "95 % interval", "n"):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name, s in scores.items():
         value = "n/a" if s.value is None else f"{s.value:.6g}"
         table.add_row(name, value, "" if s.ci is None else f"{s.ci[0]:.4g} to {s.ci[1]:.4g}", str(s.n))
-    console().print(table)
+    screen = console()
+    screen.print(table)
+    for name, s in scores.items():
+        if s.reason:
+            screen.print(f"{name}: {s.reason}", soft_wrap=True, highlight=False)
     return 0

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from expunge.data.hops import NONE, SOURCE
 from expunge.measure.tables import NotMeasured, Table, Tables
 from expunge.metrics.rows import by_id
 from expunge.metrics.stats import Floats, mean_score
@@ -57,6 +58,30 @@ def generality(tables: Tables, *, form: Form = "tokens", ending: bool = False) -
     Source: as reliability; with CounterFact's two paraphrases this is ROME's paraphrase accuracy (arXiv 2202.05262).
     """
     return _accuracy(tables.get("tokens", "alternative@paraphrases"), form, ending)
+
+
+@metric("portability", Needs("tokens", "hops:{source}", COLUMNS), unit="share", better="higher", roles=("forget",))
+def portability(tables: Tables, *, form: Form = "tokens", ending: bool = False, source: str = SOURCE) -> Score:
+    """Portability of an edit: does the model reason with the new answer in questions that go one step further?
+
+    As `reliability`, on the questions that follow from the edit, with the answers that are right after it; an edit
+    with several counts their mean.
+
+    Args:
+        tables: token table of the answers one step further (variant "hops").
+        form, ending: as for reliability.
+        source: the stream of those questions; one belongs to the edit whose id its own id begins with, up to a slash.
+    Returns: in [0, 1]. n/a where the data holds no such questions: the published ZsRE and CounterFact records have
+        none, those of EasyEdit and KnowEdit that carry a field "portability" have.
+    Fooled by: answers that were right before the edit as well, or that any model would guess (yes, English); compare
+        with the original's.
+    Cost: 1 forward per question, shared.
+    Source: Yao et al. 2023 (arXiv 2305.13172); "tokens" is EasyEdit's computation (arXiv 2308.07269).
+    """
+    table = tables.get("tokens", f"hops:{source}")
+    if not len(table):
+        raise NotMeasured(NONE)
+    return _accuracy(table, form, ending)
 
 
 @metric(

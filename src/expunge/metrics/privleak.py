@@ -19,6 +19,7 @@ from expunge.types import Needs, Score
 
 UNIT = "%"
 SUBJECTS = ("this", "oracle")
+NOTHING = "the oracle, too, tells every member from every non-member: nothing to divide by"
 
 
 def privleak_of(unlearned: float, retrained: float) -> float:
@@ -48,7 +49,7 @@ def privleak(
         tables: token tables of this model and of the oracle, of this stream and of `against`; examples both have.
         score: as `membership`. share: of the tokens that min_k and min_k_plus_plus look at, in (0, 1].
         against: the stream of non-members. ending: as `membership`.
-        reference: what stands in for the oracle: its AUC as `membership` tells it, in [0, 1), or a TOFU_EVAL.json or
+        reference: what stands in for the oracle: its AUC as `membership` tells it, in [0, 1], or a TOFU_EVAL.json or
             MUSE_EVAL.json of OpenUnlearning, for score "min_k". OpenUnlearning takes 0.5 where it has none.
     Returns: 0 = as the oracle. -100 = every forget text is recognised (U = 0): nothing was removed. Above 0 = forget
         texts look less familiar than unseen ones: too much was removed, and that can be seen too; at most
@@ -82,12 +83,11 @@ def privleak(
         sides.append((found[1], found[0]))  # the positive class first
     (unlearned, retrained), remark = (auc(*side) for side in sides), shift_remark(tables, against)
     if retrained == 0:
-        why = "the oracle, too, tells every member from every non-member: nothing to divide by"
-        return Score.missing("; ".join(filter(None, [why, remark])), UNIT, "oracle")
+        return Score.missing("; ".join(filter(None, [NOTHING, remark])), UNIT, "oracle")
     value = privleak_of(unlearned, retrained)
     told = [f"membership AUC {1 - unlearned:.3f}, of the oracle {1 - retrained:.3f}", remark]
     gaps = {key: scored["this", "stream"][key] - scored["oracle", "stream"][key] for key in shared["stream"]}
-    ci = _interval(sides, value)
+    ci = leak_interval(sides, value)
     return Score(value, ci, gaps, len(gaps), UNIT, "oracle", "ok", "; ".join(filter(None, told)))
 
 
@@ -96,13 +96,15 @@ def _given(reference: float | str, score: str) -> float:
     if isinstance(reference, str) and score != "min_k":
         raise RecipeError("privleak.reference", f"a log, with score '{score}'", "min_k", "Give the AUC as a number")
     value = auc(*read_eval(reference).min_k()) if isinstance(reference, str) else reference
-    if not 0 <= value < 1:
-        raise RecipeError("privleak.reference", f"an AUC of {value}", "accepted: 0 <= AUC < 1", "Correct the value")
+    if not 0 <= value <= 1:
+        raise RecipeError("privleak.reference", f"an AUC of {value}", "accepted: a number in [0, 1]", "Correct it")
     return value
 
 
 def leak_of(sides: tuple[Floats, Floats], reference: float, remark: str, each: Mapping[str, float]) -> Score:
     """PrivLeak of scores [members, non-members] against an AUC that is given; its interval is this model's alone."""
+    if reference == 1:
+        return Score.missing("; ".join(filter(None, [NOTHING, remark])), UNIT, "oracle")
     value, (low, high) = auc(*sides), auc_interval(*sides)
     told = [f"membership AUC {value:.3f}, of the reference {reference:.3f} as given", remark]
     ends = privleak_of(1 - high, 1 - reference), privleak_of(1 - low, 1 - reference)
@@ -111,7 +113,7 @@ def leak_of(sides: tuple[Floats, Floats], reference: float, remark: str, each: M
     return Score(found, ends, ordered, len(sides[0]), UNIT, "oracle", "ok", "; ".join(filter(None, told)))
 
 
-def _interval(sides: Sequence[tuple[Floats, Floats]], value: float) -> Interval:
+def leak_interval(sides: Sequence[tuple[Floats, Floats]], value: float) -> Interval:
     """Interval of the ratio over redrawn examples, the same ones in both models.
 
     Where no draw moves it (both models tell all apart, or none), that of this model's AUC over the oracle's. A draw in

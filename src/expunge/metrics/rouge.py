@@ -72,10 +72,11 @@ def rouge_scores(
 
 
 def rouge_by_id(
-    tables: Tables, *, set: str = "stream", kind: RougeKind = "rougeL", measure: RougeMeasure = "recall"
+    tables: Tables, *, set: str = "stream", kind: RougeKind = "rougeL", measure: RougeMeasure = "recall",
+    asked: str = "prompt",
 ) -> tuple[dict[str, float], str]:
     """ROUGE per example id, and a remark on rows left out because their reference has no word ROUGE can see."""
-    table = tables.get("samples", "prompt", set)
+    table = tables.get("samples", asked, set)
     if len(table) == 0:
         return {}, "no generated text"
     scores = rouge_scores(table.texts("reference"), table.texts("text"), kind=kind, measure=measure)
@@ -86,10 +87,12 @@ def rouge_by_id(
 
 
 @metric(
-    "rouge", Needs("samples", variant="prompt", columns=("text",)), unit="share", better="lower",
+    "rouge", Needs("samples", variant="{asked}", columns=("text",)), unit="share", better="lower",
     roles=("forget", "retain", "holdout", "probe"),
 )
-def rouge(tables: Tables, *, kind: RougeKind = "rougeL", measure: RougeMeasure = "recall") -> Score:
+def rouge(
+    tables: Tables, *, kind: RougeKind = "rougeL", measure: RougeMeasure = "recall", asked: str = "prompt"
+) -> Score:
     """ROUGE of the generated answer against the reference answer.
 
     recall = (matched words) / (words of the reference); f1 = 2 P R / (P + R). Matched: clipped word counts for rouge1,
@@ -98,11 +101,13 @@ def rouge(tables: Tables, *, kind: RougeKind = "rougeL", measure: RougeMeasure =
     Args:
         tables: sample table of the prompts with columns `text` and `reference`.
         kind: "rouge1" or "rougeL". measure: "recall" or "f1".
+        asked: what is asked, and for how long: "prompt#max_new_tokens=200" lets every answer go on for 200 tokens, as
+            OpenUnlearning does, instead of half as many again as the true one has and 8.
     Returns: mean over examples, in [0, 1]; several samples of one example are averaged first.
     Fooled by: short references (one word right is half the score); refusals score 0 whatever is known; wording that
         differs.
     Cost: one generation per example, shared; milliseconds per comparison.
     Source: Lin 2004, package rouge-score; ROUGE-L recall is TOFU's (Maini et al. 2024, arXiv 2401.06121).
     """
-    found, remark = rouge_by_id(tables, kind=kind, measure=measure)
+    found, remark = rouge_by_id(tables, kind=kind, measure=measure, asked=asked)
     return mean_score(found, "share", "lower", reason=remark)

@@ -35,26 +35,32 @@ class Ragged:
         return np.asarray(self.sums() / self.n)
 
 
-def ragged(table: Table, column: str) -> Ragged:
-    """A token column without the rows that have no counted token."""
+def ragged(table: Table, column: str, *, ending: bool = True) -> Ragged:
+    """A token column without the rows that have no counted token.
+
+    ending: False leaves out the last counted token of every row, which after an answer is the end of sequence.
+    """
     if len(table) == 0:
         return Ragged(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), ())
     flat, offsets = table.ragged(column)
     lengths = np.diff(offsets).astype(np.int64)
+    if not ending:
+        flat = np.delete(flat, offsets[1:][lengths > 0] - 1)
+        lengths = np.maximum(lengths - 1, 0)
     kept = lengths > 0
     n = lengths[kept]
     ids = tuple(name for name, keep in zip(table.ids, kept, strict=True) if keep)
     return Ragged(flat.astype(np.float64), np.repeat(np.arange(len(n)), n), n, ids)
 
 
-def row_column(table: Table, column: str, like: Ragged) -> Floats:
-    """A column with one value per row, for the rows that `like` kept."""
+def row_column(table: Table, column: str, like: Ragged, *, ending: bool = True) -> Floats:
+    """A column with one value per row, for the rows that `like` kept; ending: as it was made with."""
     if column not in table.arrow.column_names:
         raise NotMeasured(f"the token table has no column '{column}'")
     if len(like.ids) == 0:
         return np.zeros(0)
     lengths = np.diff(table.ragged("logp")[1])
-    return np.asarray(table.column(column)[lengths > 0], dtype=np.float64)
+    return np.asarray(table.column(column)[lengths > (0 if ending else 1)], dtype=np.float64)
 
 
 def by_id(ids: Sequence[str], values: Floats) -> dict[str, float]:

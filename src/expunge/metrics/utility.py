@@ -43,12 +43,16 @@ def utility_interval(
     return found
 
 
-def _components(tables: Tables, stream: str, wrong: Wrong) -> tuple[dict[str, Mapping[str, float]], list[str]]:
+def _components(
+    tables: Tables, stream: str, wrong: Wrong, epsilon: float, asked: str
+) -> tuple[dict[str, Mapping[str, float]], list[str]]:
     """The measured components of a stream by name, and why others are missing."""
     make: dict[str, Callable[[], Mapping[str, float]]] = {
-        "probability": lambda: probabilities(tables, set=stream, against_perturbed=stream != "retain"),
-        "rouge": lambda: rouge_by_id(tables, set=stream)[0],
-        "truth ratio": lambda: truth_by_id(tables, "utility", set=stream, wrong=wrong)[0],
+        "probability": lambda: probabilities(
+            tables, set=stream, against_perturbed=stream != "retain", epsilon=epsilon
+        ),
+        "rouge": lambda: rouge_by_id(tables, set=stream, asked=asked)[0],
+        "truth ratio": lambda: truth_by_id(tables, "utility", set=stream, wrong=wrong, epsilon=epsilon)[0],
     }
     found: dict[str, Mapping[str, float]] = {}
     missing = []
@@ -68,10 +72,13 @@ def _components(tables: Tables, stream: str, wrong: Wrong) -> tuple[dict[str, Ma
 @metric(
     "model_utility",
     *(Needs("tokens", variant=variant, sets=STREAMS) for variant in ("answer", "paraphrased_answer", "perturbed")),
-    Needs("samples", variant="prompt", columns=("text",), sets=STREAMS),
+    Needs("samples", variant="{asked}", columns=("text",), sets=STREAMS),
     unit="utility", better="higher", roles=("retain",),
 )
-def model_utility(tables: Tables, *, streams: tuple[str, ...] = STREAMS, wrong: Wrong = "geometric") -> Score:
+def model_utility(
+    tables: Tables, *, streams: tuple[str, ...] = STREAMS, wrong: Wrong = "geometric", epsilon: float = 0.0,
+    asked: str = "prompt",
+) -> Score:
     """Model utility: harmonic mean of probability, ROUGE-L recall and truth ratio over the streams to be kept.
 
     n / sum(1 / m_j) over the n = 3 * streams means m_j. On every stream but `retain` probability is relative to the
@@ -80,7 +87,7 @@ def model_utility(tables: Tables, *, streams: tuple[str, ...] = STREAMS, wrong: 
     Args:
         tables: token tables of answers, paraphrased and false answers, and sample tables, of the streams.
         streams: names of the streams; those not measured are left out and `reason` says so.
-        wrong: mean of the false answers' probabilities, see `truth_ratio`.
+        wrong, epsilon: as `truth_ratio`, and epsilon as `probability`. asked: as `rouge`.
     Returns: in [0, 1]; 0 as soon as one component is 0. Interval: stratified bootstrap over the examples of each
         stream. No value per example: a harmonic mean of means has none.
     Fooled by: easy questions on all three streams; refusing everything is seen, subtle damage to reasoning is not.
@@ -89,7 +96,7 @@ def model_utility(tables: Tables, *, streams: tuple[str, ...] = STREAMS, wrong: 
     """
     groups, used, missing, total = [], [], [], 0
     for stream in streams:
-        found, why = _components(tables, stream, wrong)
+        found, why = _components(tables, stream, wrong, epsilon, asked)
         missing += why
         ids = sorted(set.intersection(*(set(values) for values in found.values()))) if found else []
         if not ids:
