@@ -74,7 +74,7 @@ def main() -> None:
     data, few = (
         Data(forget=Stream("forget", "forget", world.audited["forget"].examples[:num])) for num in (asked.examples, 1)
     )
-    print("| model | EL ours | EL plain | generations ours | generations plain | seconds ours | seconds plain | ratio |")
+    print("| model | EL ours | EL plain | runs ours | runs plain | seconds ours | seconds plain | ratio |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, folder in (("taught the texts", world.original), ("never saw them", world.oracle)):
         subject = load(folder)

@@ -26,7 +26,8 @@ machine.prepare()
 machine.set_threads()
 
 from expunge.benches.world import Architecture, trained  # noqa: E402
-from expunge.data.benchmarks.editing import Name, editing_data  # noqa: E402
+from expunge.data.benchmarks.editing import editing_data  # noqa: E402
+from expunge.data.benchmarks.edits import Name  # noqa: E402
 from expunge.measure.plan import Measured, measure  # noqa: E402
 from expunge.metrics.stats import bootstrap_ci  # noqa: E402
 from expunge.models import clone, load  # noqa: E402

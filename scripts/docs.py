@@ -108,6 +108,12 @@ def told(entry: Entry) -> Iterator[str]:
         yield "reads: " + "; ".join(f"{instrument} of {variant}" for instrument, variant in sorted(reads))
     if entry.kind == "attack":
         yield f"changes: {meta['changes']}"
+    if entry.kind == "instrument":
+        yield "measures: " + ", ".join(f"{task} models" for task in sorted(meta["tasks"]))
+        if meta["after"]:
+            yield "builds upon: " + "; ".join(f"{instrument} of {variant}" for instrument, variant in meta["after"])
+        if meta["partner"]:
+            yield "runs the model before the removal as well"
     for key, word in (("paper", "Paper"), ("differs", "Where we differ")):
         if meta.get(key):
             yield f"{word}: {meta[key]}"
@@ -240,7 +246,7 @@ def commands(_: str) -> str:
 
 KINDS = (
     "objective", "method", "metric", "attack", "scope", "optimizer", "stage", "perturb", "schedule", "link",
-    "annotator", "dictionary", "benchmark", "judge",
+    "annotator", "dictionary", "benchmark", "judge", "variant", "instrument", "scorer", "watch",
 )
 MAKERS: Mapping[str, Callable[[str], str]] = {
     **{kind: part(kind) for kind in KINDS},

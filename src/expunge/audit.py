@@ -66,9 +66,7 @@ class Audit:
             self.measure(self.partner.subject if self._runs_two() else original(), "original")
         if oracle is not None:
             self._measure_all(oracle(), "oracle")
-        if "original" in self.states:  # measured before its reference was there
-            first = self.states["original"]
-            self.states["original"] = replace(first, scores=self._scores("original", first.measured))
+        self.compare_again("original")
         self._measure_all(after, "after")
         self.partner = None
         self.seconds += time.perf_counter() - begun
@@ -96,6 +94,12 @@ class Audit:
         self.forwards += measured.forwards
         self.tokens += measured.tokens
         self.progress("audit", len(self.states), max(self.expected, len(self.states)), condition.shown)
+
+    def compare_again(self, name: str) -> None:
+        """Score a condition once more that was measured before what it is compared with was there."""
+        if name in self.states:
+            state = self.states[name]
+            self.states[name] = replace(state, scores=self._scores(name, state.measured))
 
     def _scores(self, name: str, measured: Measured) -> Scores:
         """Scores of a condition; it is compared with the oracle under the same attack, and with the original."""

@@ -73,6 +73,7 @@ class Bench:
         if twin is not None:
             self._measure(twin, "oracle")
         self._measure(start, "original", attacked=False)
+        self.audit.compare_again("oracle")
         rows = self._rows("original") + (self._rows("oracle") if twin is not None else [])
         for other in self.world.others:
             self._measure(load(other, device=self.device), other)

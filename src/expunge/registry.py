@@ -46,7 +46,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "reader": ("expunge.data.readers", "expunge.data.benchmarks", "expunge.data.synthetic"),
     "variant": (
         "expunge.data.variants", "expunge.data.neighbours", "expunge.data.pairs", "expunge.data.questions",
-        "expunge.data.hops",
+        "expunge.data.hops", "expunge.data.identifiers",
     ),
     "instrument": ("expunge.measure",),
     "scorer": ("expunge.metrics.scorers",),
@@ -56,7 +56,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 
 def plural(kind: str) -> str:
     """A kind in the plural, as `expunge list` takes it."""
-    return kind[:-1] + "ies" if kind.endswith("y") else kind + "s"
+    return kind[:-1] + "ies" if kind.endswith("y") else kind + ("es" if kind.endswith("ch") else "s")
 
 
 @dataclass(frozen=True)

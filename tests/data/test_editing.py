@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from expunge.data.benchmarks.editing import Name, editing_data
+from expunge.data.benchmarks.editing import editing_data
+from expunge.data.benchmarks.edits import Name
 from expunge.data.examples import check_overlap
 from expunge.errors import DataError
 from expunge.registry import bind

@@ -1,4 +1,4 @@
-"""What must not matter to a measurement does not: padding, batches, order, company; and odd texts are read as they are."""
+"""What must not matter to a measurement does not: padding, batches, order, company. Odd texts are read as they are."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.data.examples import check_stream
-from expunge.data.readers import read_dataset, csv, read_rows
+from expunge.data.readers import csv, read_dataset, read_rows
 from expunge.errors import DataError
 from expunge.registry import reader
 from expunge.types import Example
