@@ -136,6 +136,20 @@ def test_doubts_are_told(records, verdict, words):
     assert words in row["why"]
 
 
+def test_an_order_by_a_hair_is_told():
+    """Reworded 0.52 above wrong 0.51, every time: AUC 1, and 1 % of the way from 0 to 1."""
+    values = {
+        ("present", "full"): 1.0, ("present", "reworded"): 0.52, ("absent", "wrong"): 0.51, ("absent", "retain"): 0.0,
+    }
+    made = [record(pool, value) | {"variant": variant} for (pool, variant), value in values.items()] * 3
+    row = judge("m", "lower", made, {})
+    assert row["faithfulness"]["auc"] == 1
+    assert row["faithfulness"]["margin"] == pytest.approx(0.01)
+    assert "models that know (reworded) and do not (wrong) lie 1.0 % of its range apart" in row["why"]
+    wide = [one | {"values": {"m": 0.9}} if one["variant"] == "reworded" else one for one in made]
+    assert "range apart" not in judge("m", "lower", wide, {})["why"]
+
+
 def test_the_direction_turns_the_robustness_as_well():
     """The mirror image of a metric, less meaning more, has the same numbers."""
     made = [*pool_records(), record("unlearned", 0.2, relearn=(0.2, 0.45), quantize=(None, 0.35))]

@@ -19,7 +19,7 @@ HEROES = {"Mara": "winter", "Ferra": "ocean", "Linda": "phone", "Tomas": "novel"
 OTHERS = {"Tina": "lamp", "Paul": "gate", "Nora": "lake", "Hugo": "coin", "Vera": "door", "Erik": "boat"}
 NAMES = {**dict(zip(HEROES, OTHERS, strict=True)), **dict(zip(HEROES.values(), OTHERS.values(), strict=True))}
 QUICK: Mapping[str, Any] = {
-    "dictionary": {"use": "terms", "terms": NAMES}, "reinforce": {"lr": 1e-3, "epochs": 5}, "lr": 1e-3,
+    "dictionary": {"use": "terms", "terms": NAMES}, "reinforce": {"lr": 1e-3, "epochs": 5}, "lr": 7e-4,
     "epochs": 8, "batch_size": 6,
 }
 

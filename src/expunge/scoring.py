@@ -35,7 +35,8 @@ def needs_of(metric: Bound) -> list[Needs]:
         filled = {
             "columns": tuple(column.format(**metric.hyper) for column in need.columns),
             "sets": tuple(streams) if streams else tuple(name.format(**metric.hyper) for name in need.sets),
-            "variant": need.variant.format(**metric.hyper),
+            "instrument": need.instrument.format(**metric.hyper),
+            "variant": need.variant.format(**metric.hyper).removesuffix("#"),
         }
         found.append(replace(need, **filled))
     return found

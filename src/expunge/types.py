@@ -301,7 +301,7 @@ class Needs:
     instrument: a registered one: "tokens", "samples", "continuations", ...
     variant: NAME[:ARGS][@ASK][#SETTING]: texts ("answer", "perturbed", ...; `expunge list variants`), and what the
     instrument itself is told. sets: stream names; "stream" stands for the stream being scored. subjects: "this",
-    "oracle", "original". In variant, columns and sets "{name}" is filled in from the metric's arguments.
+    "oracle", "original". "{name}" is filled in from the metric's arguments everywhere but in subjects.
     """
 
     instrument: str

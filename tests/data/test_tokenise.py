@@ -110,7 +110,7 @@ def test_a_tokenizer_that_adds_its_own_ends(adds, special, roles):
     asked = prompt_tokens(subject, ["Who?"])[0]
     assert np.array_equal(asked, made.tokens[: made.prompt_length])
     plain = one(subject, "", "It is four.")
-    assert said(subject, plain, plain.counted) == "It is four.<|end|>"
+    assert said(subject, plain, plain.counted) == "It is four."
     assert plain.tokens.tolist().count(end) == (2 if roles.get("bos_token") == "<|end|>" else 1)
 
 
@@ -179,11 +179,16 @@ def test_two_spans_and_the_mask_of_a_batch(tiny_tokenizer):
 
 
 def test_plain_text_is_counted_from_its_first_token(tiny_tokenizer):
-    """Without a prompt nothing is asked; the first token has no prediction, so it is not among the positions."""
+    """Without a prompt nothing is asked; the first token has no prediction, so it is not among the positions.
+
+    The end is read, for a training on all text, and does not count: a passage does not end where it is cut.
+    """
     made = one(subject_of(tiny_tokenizer), "", "She wrote novels.")
-    assert made.counted.all()
+    assert made.counted.tolist() == [True] * (len(made) - 1) + [False]
+    assert made.tokens[-1] == tiny_tokenizer.eos_token_id
     assert made.prompt_length == 0
-    assert collate([made]).positions("answer").sum() == len(made) - 1
+    assert collate([made]).positions("answer").sum() == len(made) - 2
+    assert collate([made]).positions("text").sum() == len(made) - 1
 
 
 def test_a_tokenizer_without_an_end_ends_where_the_text_ends(tiny_tokenizer):
@@ -211,7 +216,7 @@ def test_a_text_longer_than_the_context_is_told_with_the_worst_one(tiny_tokenize
 def test_order_and_ids_survive_a_mixture_of_prompts_and_plain_text(chat):
     texts = [Text("a", 0, "Who?", "It."), Text("b", 1, "", "plain"), Text("c", 0, "Who?", "No.")]
     assert [(row.id, row.item) for row in encode(chat, texts)] == [("a", 0), ("b", 1), ("c", 0)]
-    assert said(chat, encode(chat, texts)[1], encode(chat, texts)[1].counted) == "plain<|end|>"
+    assert said(chat, encode(chat, texts)[1], encode(chat, texts)[1].counted) == "plain"
     assert encode(chat, []) == []
     assert prompt_tokens(replace(chat, wrapper=Wrapper()), []) == []
 

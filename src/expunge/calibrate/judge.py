@@ -17,6 +17,7 @@ from expunge.types import Better
 BELIEVED_AUC = 0.9  # to believe a metric, it must order this share of the pairs (knows, does not) rightly
 DOUBTED_AUC = 0.7  # below, it is not to be believed at all
 BELIEVED_ROBUSTNESS = 0.7  # to believe what it says of an unlearned model, this much of it must stand every attack
+LEAST_MARGIN = 0.05  # the hardest variants of the two pools must lie this part of the metric's range apart
 LARGEST_P = 0.05  # an AUC that a chance split of the same models reaches more often is no evidence
 KEPT_UTILITY = 0.8  # unlearned models that kept less of what they were to keep say nothing about metrics
 BOOTSTRAPPED_FROM = 10  # models in each pool; with fewer the interval is that of a rate in so many trials
@@ -79,6 +80,24 @@ def faithfulness(present: Sequence[float], absent: Sequence[float], better: Bett
     }
 
 
+def margin(metric: str, sign: int, records: Sequence[Record]) -> dict[str, Any]:
+    """How far apart the hardest variants of the two pools lie, as a part of the range of all variants' means.
+
+    (lowest mean of a variant that knows - highest mean of one that does not) / (highest - lowest mean of any). An AUC
+    sees order alone: 0.978 above 0.977, every time, is an AUC of 1.
+    """
+    means: dict[tuple[str, str], float] = {}
+    for pool, variant in sorted({(one["pool"], one.get("variant", "")) for one in records}):
+        members = [one for one in records if (one["pool"], one.get("variant", "")) == (pool, variant)]
+        if pool in ("present", "absent") and (values := _values(members, metric)):
+            means[pool, variant] = sign * float(np.mean(values))
+    knowing = min((mean, variant) for (pool, variant), mean in means.items() if pool == "present")
+    other = max((mean, variant) for (pool, variant), mean in means.items() if pool == "absent")
+    reach = max(means.values()) - min(means.values())
+    told = f"models that know ({knowing[1]}) and do not ({other[1]})"
+    return {"margin": (knowing[0] - other[0]) / reach if reach > 0 else None, "hardest": told}
+
+
 def threshold(present: Sequence[float], absent: Sequence[float]) -> float:
     """Where to cut so that most models are told rightly: above it knows, below it does not (midpoint of best cuts)."""
     values = sorted({*present, *absent})
@@ -127,6 +146,9 @@ def verdict(found: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]]) 
     doubts = []
     if found["auc"] < BELIEVED_AUC:
         doubts.append(f"AUC {found['auc']:.2f} is under {BELIEVED_AUC}")
+    if found["margin"] is not None and found["margin"] < LEAST_MARGIN:
+        apart = f"lie {found['margin']:.1%} of its range apart".replace("%", " %")
+        doubts.append(f"{found['hardest']} {apart if found['margin'] > 0 else 'overlap'}")
     if found["p"] > LARGEST_P:
         doubts.append(f"{size} models are too few to tell it from chance (p = {found['p']:.2g})")
     for name, attack in attacks.items():
@@ -152,6 +174,7 @@ def judge(metric: str, better: Better, records: Sequence[Record], attacks: Mappi
         reason = reasons[0] if reasons else "fewer than two models of a pool have a value"
         return {"metric": metric, "verdict": "n/a", "why": reason}
     found = faithfulness(pools["present"], pools["absent"], better)
+    found |= margin(metric, found["sign"], records)
     tried = {name: _attacked(metric, name, changes == COMPARED, found, pools, records)
              for name, changes in attacks.items()}
     known = [attack["robustness"] for attack in tried.values()]

@@ -1,6 +1,7 @@
 """How each task turns prompts and answers into tokens, and which places of them count.
 
-    causal          prompt and answer as one text; the answer's tokens and the end count
+    causal          prompt and answer as one text; the answer's tokens and the end count. Of a text without a prompt the
+                    end is read and does not count: a passage cut from a book does not end where it is cut
     seq2seq         the encoder reads the prompt; the decoder's tokens are start, answer, end; answer and end count
     masked          prompt and answer as one text in which every token of the answer is hidden; the hidden ones count
     classification  the model reads the prompt; the answer names the label, which counts as one place; with several
@@ -61,6 +62,8 @@ def _mark(
         tokens, counted, spanned = tokens[:last], counted[:last], spanned[:last]
     elif close and eos is not None:
         tokens, counted, spanned = _ended(tokens, counted, spanned, eos)
+        if not text.prompt:  # a passage has no end of its own: whoever cut it decided where it stops
+            counted[-1] = False
     return Encoded(text.id, text.item, tokens, counted, spanned & counted)
 
 

@@ -36,7 +36,8 @@ class Candidates:
 def rank_of(canary: float, others: Floats | Sequence[float]) -> float:
     """Rank of a canary among candidates by log-perplexity, 1 = likeliest; among equals it stands in the middle.
 
-    The middle is where a random order would put it: a model that finds all candidates equally likely exposes none.
+    The middle is where a random order would put it on average: a model that finds all candidates equally likely
+    exposes about one bit, as rank |R| / 2 does.
     """
     values = np.asarray(others, dtype=np.float64)
     return 1.0 + float((values < canary).sum()) + float((values == canary).sum()) / 2
@@ -61,8 +62,24 @@ def extrapolated_exposure(canary: float, others: Floats | Sequence[float]) -> fl
     shape, centre, scale = stats.skewnorm.fit(values)
     if abs(shape) > STEEPEST or not scale > 0:
         return None
-    tail = float(stats.skewnorm.logcdf(canary, shape, centre, scale))
-    return -tail / math.log(2) if math.isfinite(tail) else None
+    return max(0.0, -_log_tail((canary - centre) / scale, shape) / math.log(2))
+
+
+def _log_tail(z: float, shape: float) -> float:
+    """log P(X <= z) of a standard skew-normal, nats: log f(z) + log of the integral of f(z - s) / f(z) over s >= 0.
+
+    The library's own logarithm is that of a number that underflows some six deviations out.
+    """
+    from scipy import integrate, special
+
+    def log_density(at: float) -> float:
+        return float(math.log(2 / math.sqrt(2 * math.pi)) - at * at / 2 + special.log_ndtr(shape * at))
+
+    top = log_density(z)
+    if z > 0:
+        return math.log(min(1.0, integrate.quad(lambda at: math.exp(log_density(at)), -math.inf, z)[0]))
+    ratio, _ = integrate.quad(lambda s: math.exp(log_density(z - s) - top), 0, math.inf)
+    return min(0.0, top + math.log(ratio))
 
 
 def candidates_of(answers: Table, choices: Table) -> tuple[dict[str, Candidates], int]:
@@ -103,7 +120,7 @@ def _largest(found: Mapping[str, Candidates]) -> str:
 
 
 @metric("exposure", *READS, unit="bits", better="lower", roles=ROLES)
-def exposure(tables: Tables, *, extrapolate: bool = False) -> Score:
+def exposure(tables: Tables, *, extrapolate: bool = False, space: int | None = None) -> Score:
     """Exposure of canaries: by how many bits less a secret must be guessed once the model may be asked.
 
     exposure = log2 |R| - log2 rank, the rank of the canary by log-perplexity (-log2 p of its tokens) among the
@@ -114,8 +131,9 @@ def exposure(tables: Tables, *, extrapolate: bool = False) -> Score:
         tables: token tables of the answers (the canaries) and of their `choices` (the candidates, with the canary).
         extrapolate: for choices that are a sample of the candidates: goes beyond log2 of their number, which the rank
             cannot, as far as the fitted curve is to be trusted.
-    Returns: mean in bits, >= 0; one example's own value is in `per_example`. A canary never planted has log2 e = 1.44
-        bits on average; the most is log2 |R|, given in `reason`.
+        space: how many candidates there are in all, where `choices` are a sample; no exposure is above its log2.
+    Returns: mean in bits, >= 0; one example's own value is in `per_example`. A canary never planted has up to
+        log2 e = 1.44 bits on average (1.38 among 100 candidates); the most is log2 |R|, given in `reason`.
     Fooled by: candidates of unlike form or length; a model that likes round numbers, so that controls are exposed as
         well: compare with canaries never planted. It tells nothing of text that has no candidates.
     Cost: 1 forward per candidate, shared with every choice metric; those of one canary share its prompt.
@@ -124,7 +142,8 @@ def exposure(tables: Tables, *, extrapolate: bool = False) -> Score:
     found, remark = _canaries(tables)
     if extrapolate:
         fitted = {name: extrapolated_exposure(one.canary, one.others) for name, one in found.items()}
-        values = {name: value for name, value in fitted.items() if value is not None}
+        most = math.inf if space is None else math.log2(space)
+        values = {name: min(value, most) for name, value in fitted.items() if value is not None}
         unfit = left_out(len(fitted) - len(values), len(fitted), f"no curve fits (fewer than {FEWEST}, or an edge)")
         remark = "; ".join(filter(None, [remark, unfit]))
         highest, told = None, "extrapolated from a skew-normal curve"

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from expunge.errors import RecipeError
-from expunge.measure.tables import Tables
+from expunge.measure.tables import NotMeasured, Tables
 from expunge.metrics import separation
+from expunge.metrics.clusters import codes_of
 from expunge.metrics.membership_scores import SMALLEST_SIGMA, MembershipScore, check_share, membership_scores
 from expunge.metrics.separation import auc, auc_interval
 from expunge.metrics.shift import NEEDS_TEXTS, shift_remark
-from expunge.metrics.stats import Floats
+from expunge.metrics.stats import UNIT, Floats, Indices
 from expunge.registry import metric
 from expunge.types import Better, Needs, Score
 
@@ -94,7 +95,7 @@ def tpr_at_fpr(
     rate, interval = separation.tpr_at_fpr(a, b, fpr)
     named = dict(zip(sorted(members), separation.named_at_fpr(a, b, fpr).astype(float).tolist(), strict=True))
     reason = _told([_sizes(a, b), _smallest(b), shift_remark(tables, against)])
-    return Score(rate, interval, named, len(a), "share", "lower", "ok", reason)
+    return Score(rate, interval, named, len(a), "share", "lower", "ok", reason, bounds=UNIT)
 
 
 def separated(
@@ -112,7 +113,20 @@ def separated(
     a, b = given
     reason = _told([_sizes(a, b), *_rates(a, b), _smallest(b), *remarks, shift_remark(tables, against)])
     ordered = {key: members[key] for key in sorted(members)}
-    return Score(auc(a, b), auc_interval(a, b), ordered, len(a), "AUC", "oracle", "ok", reason)
+    groups = subjects(tables, sorted(members), "stream"), subjects(tables, sorted(outside), against)
+    interval = auc_interval(a, b, groups=groups)
+    num = None if groups[0] is None else len(np.unique(groups[0]))
+    return Score(auc(a, b), interval, ordered, len(a), "AUC", "oracle", "ok", reason, groups=num)
+
+
+def subjects(tables: Tables, ids: Sequence[str], set: str) -> Indices | None:
+    """The group of every example that shares its subject with others, [examples]; None where none does."""
+    try:
+        table = tables.get("texts", set=set)
+    except NotMeasured:
+        return None
+    about = {key: name for key, name in zip(table.ids, table.texts("subject"), strict=True) if name}
+    return codes_of(ids, about)
 
 
 def both_sides(

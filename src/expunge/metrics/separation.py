@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from expunge.metrics.stats import (
     Floats,
@@ -68,26 +69,51 @@ def auc(members: Sample, nonmembers: Sample) -> float:
 
 
 def auc_interval(
-    members: Sample, nonmembers: Sample, *, num: int = 2000, level: float = 0.95, seed: int = 0
+    members: Sample, nonmembers: Sample, *, groups: tuple[Indices | None, Indices | None] = (None, None),
+    num: int = 2000, level: float = 0.95, seed: int = 0,
 ) -> Interval:
     """Bootstrap interval of `auc`, members and non-members redrawn apart.
 
     Perfect separation and all-tied scores leave no spread to resample; then the interval is that of a constant rate
     in as many trials as the smaller sample has (Clopper-Pearson at 0 and 1), never of width zero.
+
+    Args:
+        groups: of each side the group of every value, [values], or None where each stands for itself. Whole groups are
+            redrawn then, and the interval is widened by t_(G-1) / z sqrt(G / (G - 1)) for the G groups of the smaller
+            side: few groups show too little of their own spread.
     """
-    sizes = [len(members), len(nonmembers)]
-    found = bootstrap_of(redrawn_auc(members, nonmembers), sizes, num=num, level=level, seed=seed)
+    sides = zip((members, nonmembers), groups, strict=True)
+    sizes = [len(side) if of is None else len(np.unique(of)) for side, of in sides]
+    found = bootstrap_of(redrawn_auc(members, nonmembers, groups), sizes, num=num, level=level, seed=seed)
+    value, few = auc(members, nonmembers), min(sizes)
     if found is None or found[1] - found[0] <= 1e-12:
-        return constant_interval(auc(members, nonmembers), min(sizes), level=level)
-    return found
+        return constant_interval(value, few, level=level)
+    if (groups[0] is None and groups[1] is None) or few < 2:
+        return found
+    tail = (1 + level) / 2
+    wider = float(special.stdtrit(few - 1, tail) / special.ndtri(tail)) * math.sqrt(few / (few - 1))
+    return max(0.0, value - wider * (value - found[0])), min(1.0, value + wider * (found[1] - value))
 
 
-def redrawn_auc(members: Sample, nonmembers: Sample) -> Callable[[list[Indices]], Floats]:
-    """`auc` of redrawn samples, as `bootstrap_of` wants it: indices [draws, size] of both -> AUC [draws]."""
+def redrawn_auc(
+    members: Sample, nonmembers: Sample, groups: tuple[Indices | None, Indices | None] = (None, None)
+) -> Callable[[list[Indices]], Floats]:
+    """`auc` of redrawn samples, as `bootstrap_of` wants it: indices [draws, size] of both -> AUC [draws].
+
+    groups: what is redrawn on each side are these instead of single values; see `auc_interval`.
+    """
     a, b, size = _codes(members, nonmembers)
 
+    def drawn(codes: Indices, of: Indices | None, indices: Indices) -> Floats:
+        if of is None:
+            return _histograms(codes[indices], size)
+        num = len(np.unique(of))
+        held = np.zeros((num, size))  # how often each distinct value stands in each group
+        np.add.at(held, (np.unique(of, return_inverse=True)[1], codes), 1.0)
+        return np.asarray(_histograms(indices, num) @ held)
+
     def areas(indices: list[Indices]) -> Floats:
-        return _areas(_histograms(a[indices[0]], size), _histograms(b[indices[1]], size))
+        return _areas(drawn(a, groups[0], indices[0]), drawn(b, groups[1], indices[1]))
 
     return areas
 

@@ -169,6 +169,13 @@ KEPT: dict[str, str] = {
     "extraction_strength": "higher", "perplexity": "lower", "truth_ratio_utility": "higher",
     "model_utility": "higher", "choice_accuracy": "higher", "leak_rate": "higher", "diversity": "higher",
     "fluency": "higher", "rouge_rwku": "higher", "pdlp": "lower", "jsd": "lower", "lpd": "lower",
+    **dict.fromkeys((
+        "knowmem", "verbmem", "letter_accuracy", "mc1", "mc2", "lambada", "answer_exact", "answer_f1", "bleu",
+        "common_prefix", "token_match", "verbatim_rouge", "discoverable_extraction", "np_extraction",
+        "span_memorization_accuracy", "span_extraction_likelihood", "extraction_likelihood", "logit_lens_extraction",
+        "lens_by_layer", "linear_probe", "leak_at_k",
+    ), "higher"),
+    "refusal_rate": "lower",
 }
 
 _TITLES = {"rouge": "ROUGE-L", "membership": "Membership inference"}
