@@ -28,7 +28,6 @@ machine.prepare()
 machine.set_threads()
 
 from expunge import dynamics  # noqa: E402
-from expunge.data import identifiers  # noqa: E402, F401
 from expunge.data.scratch import new_model  # noqa: E402
 from expunge.dynamics import Curve  # noqa: E402
 from expunge.dynamics.chapters import HIDDEN, order_sheet  # noqa: E402

@@ -169,8 +169,12 @@ def main() -> None:
     subject = load(str(trained(full, full, Architecture(width=256, epochs=asked.epochs))))
     oracle = Subject(build_model(subject.tokenizer, width=256, layers=4, seed=1).eval(), subject.tokenizer,
                      subject.wrapper, name="oracle")  # fmt: skip
-    data, few = suite(asked.data, asked.examples), suite(asked.data, 2)
+    data, few, part = (suite(asked.data, num) for num in (asked.examples, 2, max(2, asked.examples // 4)))
     ours(subject, oracle, few)
+    peaks = []
+    for size in (part, data):
+        ours(subject, oracle, size)
+        peaks.append(machine.peak_memory_mb())
     Plain(subject, few, oracle).all()  # what the first call of a process costs is nobody's
     sequences, tokens, share = padding(subject, data)
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -187,6 +191,7 @@ def main() -> None:
     rows = [one for stream in data.values() for one in stream.examples]
     texts = sum(1 + len(one.perturbed) + (one.paraphrased_answer is not None) for one in rows)
     print(f"\n{texts} texts, {len(rows)} questions: {sequences} sequences, {tokens} tokens, {share:.1%} padding")
+    print(f"peak memory: {peaks[0]:.0f} MB after a quarter of the examples, {peaks[1]:.0f} MB after all")
     worst = max((abs(mine[name] - theirs[name]) / max(1.0, abs(theirs[name])), name) for name in theirs)
     print(f"{len(theirs)} scores; largest difference {worst[0]:.1e} ({worst[1]})")
     for name in theirs:

@@ -208,6 +208,18 @@ def test_what_cannot_be_claimed_is_listed_with_its_reason():
     }
 
 
+def test_a_metric_with_other_settings_alone_is_not_judged_and_that_is_told():
+    score = mean_score({"a": 0.0, "b": 1.0}, "share", "lower")
+    scores = {("forget", "rouge(kind=rouge1)"): score, ("forget", "membership"): score,
+              ("forget", "membership(score=min_k)"): score}
+    data = Data(forget=Stream("forget", "forget", ()))
+    found, unclaimed = judge({"after": scores}, data, 0.1)
+    assert [one.metric for one in found] == ["membership"]
+    told = {one.what: one.why for one in unclaimed if one.what.startswith("forgotten")}
+    assert set(told) == {"forgotten: rouge(kind=rouge1) on forget"}
+    assert "default settings" in told["forgotten: rouge(kind=rouge1) on forget"]
+
+
 def grouped(num_people: int, num_questions: int, shift: float = 0.0) -> tuple[Score, Stream]:
     """Answers of people who differ, `shift` above 0.3; every question of a person has the same value."""
     examples = [Example(f"{p}/{q}", "", "x", subject=f"p{p}") for p in range(num_people) for q in range(num_questions)]

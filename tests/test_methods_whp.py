@@ -90,8 +90,8 @@ def test_more_steps_forget_more() -> None:
 
 
 def test_rounds_make_the_labels_anew_from_the_tuned_model() -> None:
-    once, first = forgotten(epochs=4.0)
-    twice, data = forgotten(epochs=4.0, rounds=2)
+    once, first = forgotten(epochs=6.0)
+    twice, data = forgotten(epochs=6.0, rounds=2)
     assert [event.name for event in twice.lineage] == ["branch", "translate", "forget"] * 2
     assert data["generic"].targets != first["generic"].targets
     assert weights_hash(twice) != weights_hash(once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -149,6 +150,14 @@ def test_wrong_values_are_told_with_their_place(change, message):
         Recipe.of(made)
     assert all((caught.value.where, caught.value.found, caught.value.accepted, caught.value.do))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a@b", "a#b", "a|b"])
+def test_a_stream_name_that_would_divide_a_variant_is_told(name):
+    made = plain()
+    made["data"][name] = {"use": "jsonl", "path": "x.jsonl", "role": "probe"}
+    with pytest.raises(RecipeError, match=rf"^data\.{re.escape(name)}: a stream name with .*Rename the stream"):
+        Recipe.of(made)
 
 
 def test_method_and_stages_together_are_an_error():

@@ -17,12 +17,13 @@ from expunge.errors import DataError, ModelError, RecipeError
 from expunge.forget import forget
 from expunge.measure.samples import continue_greedily
 from expunge.models import clone, weights_hash
-from expunge.registry import term
+from expunge.registry import bind, term
 from expunge.run import Run
 from expunge.sample import Taste, continue_randomly, sample
 from expunge.testing import tiny_subject
 from expunge.types import Data, Example, Stream
 from support.learned import knows, short_data
+from support.streams import small_data
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +216,13 @@ def test_prompts_that_cannot_be_asked_are_told(learned):
         sampled(learned, on="forgte")
     with pytest.raises(ModelError, match="masked"):
         sampled(replace(learned, task="masked"))
+
+
+def test_a_ruined_model_that_should_answer_is_an_error_and_no_traceback(tiny):
+    subject = clone(tiny)
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.fill_(float("nan"))
+    stage = bind("stage", {"use": "sample", "on": "forget", "name": "made"})
+    with pytest.raises(ModelError, match=r"not finite.*Name another model"):
+        stage(subject, small_data(), Run(None))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from expunge.benches.world import World
 from expunge.errors import DataError, Interrupted
 from expunge.models import load
 from expunge.recipe import Recipe
+from expunge.types import Cost
 from expunge.workflow import Workflow
 from support.learned import short_data
 from support.world import make_world, recipe, write_stream
@@ -111,6 +115,45 @@ def test_the_balance_is_a_harmonic_mean(world, tmp_path):
     for forget, retain, wanted in ((0.2, 1.0, 1.0), (1.0, 1.0, 0.0), (0.6, 0.5, 0.5), (0.2, 0.0, 0.0)):
         made._value = lambda _, stream, values={"forget": forget, "retain": retain}: values[stream]
         assert made._balance(None, aims)[0] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("missing", ["forget", "retain"])
+def test_a_setting_whose_value_is_not_to_be_had_is_not_the_best(world, tmp_path, missing):
+    made = bench(world, tmp_path)
+    aims, known = {"forget": 1.0, "aim": 0.2, "retain": 1.0}, {"forget": 0.2, "retain": 1.0, missing: math.nan}
+    made._value = lambda _, stream: known[stream]
+    balance, values = made._balance(None, aims)
+    assert (balance, values[missing]) == (0.0, None)
+    known[missing] = 1.0
+    assert made._balance(None, {**aims, "aim": math.nan})[0] == 0.0
+
+
+def test_a_model_whose_name_has_a_plus_has_its_rows(world, tmp_path):
+    folders = [tmp_path / "runs" / "a+b", tmp_path / "runs" / "a_b"]
+    for folder in folders:
+        shutil.copytree(world / "oracle", folder)
+    made = bench(world, tmp_path)
+    rows = Bench(replace(made.world, others=tuple(map(str, folders))), tmp_path).run([])
+    safe = str(folders[1])
+    assert [row["method"] for row in rows] == ["original", "oracle", safe, f"{safe}_2"]
+    assert all(row["metrics"] for row in rows)
+
+
+def test_what_changes_the_rows_of_a_method_changes_their_file(world, tmp_path, monkeypatch):
+    """Another oracle, other columns, another judged metric: none is answered from the file of the first."""
+    monkeypatch.setattr(Bench, "_unlearn", lambda self, method, subject: (subject, Cost()))
+    start, twin = load(str(world / "original")), load(str(world / "oracle"))
+    made = bench(world, tmp_path)
+    columns = replace(made.world, columns=made.world.columns[:1])
+    judged = replace(made.world, judged="exact_memorization")
+    aims = {"forget": 1.0, "aim": 0.2, "retain": 1.0}
+    for number, (one, models) in enumerate((
+        (made.world, (start, twin)), (made.world, (start, None)), (made.world, (start, start)),
+        (columns, (start, twin)), (judged, (start, twin)), (made.world, (start, twin)),
+    )):
+        again = Bench(one, tmp_path)
+        again._method("npo", again.settings("npo")[:1], models, aims)
+        assert len(list((tmp_path / "methods").glob("npo*"))) == min(number + 1, 5)
 
 
 def test_a_branch_in_a_run_is_resumed(world, tmp_path):

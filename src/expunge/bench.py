@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,12 @@ class Bench:
         self._measure(start, "original", attacked=False)
         self.audit.compare_again("oracle")
         rows = self._rows("original") + (self._rows("oracle") if twin is not None else [])
-        for other in self.world.others:
-            self._measure(load(other, device=self.device), other)
-            rows += self._rows(other)
+        for name, other in _named(self.world.others, ("original", "oracle", *chosen)).items():
+            self._measure(load(other, device=self.device), name)
+            rows += self._rows(name)
         aims = self._aims(start, twin) if chosen else {}
         for name, settings in chosen.items():
-            rows += self._method(name, settings, start, aims)
+            rows += self._method(name, settings, (start, twin), aims)
         return rows
 
     def settings(self, name: str) -> list[Bound]:
@@ -91,10 +93,14 @@ class Bench:
         return [bind("method", {"use": name, **one, **changed}, f"methods.{name}") for one in grid]
 
     # -- one method ----------------------------------------------------------------------------------------------
-    def _method(self, name: str, settings: list[Bound], start: Subject, aims: Mapping[str, float]) -> list[Row]:
-        """Rows of a method, from its file or by doing the work."""
+    def _method(
+        self, name: str, settings: list[Bound], models: tuple[Subject, Subject | None], aims: Mapping[str, float]
+    ) -> list[Row]:
+        """Rows of a method, from its file or by doing the work. models: the original and the oracle."""
+        start = models[0]
         key = json.dumps([
-            VERSION, weights_hash(start), aims, [spec_of(one) for one in settings],
+            VERSION, [weights_hash(one) if one is not None else None for one in models], aims,
+            self.world.columns, spec_of(self.judge), [spec_of(one) for one in settings],
             [spec_of(one) for one in (*self.audit.spec.attacks, *self.audit.spec.metrics)], self.seed,
             [stream_hash(stream) for data in (self.world.training, self.world.audited) for stream in data.values()],
         ], sort_keys=True, default=str)
@@ -152,13 +158,20 @@ class Bench:
         aim = self._value(twin, "forget") if twin is not None else forget / 2
         return {"forget": forget, "aim": aim, "retain": self._value(start, "retain")}
 
-    def _balance(self, subject: Subject, aims: Mapping[str, float]) -> tuple[float, dict[str, float]]:
-        """Harmonic mean of closeness to the oracle on forget and of what is kept on retain, both in [0, 1]."""
+    def _balance(self, subject: Subject, aims: Mapping[str, float]) -> tuple[float, dict[str, float | None]]:
+        """Harmonic mean of closeness to the oracle on forget and of what is kept on retain, both in [0, 1].
+
+        0 where one of the values is not to be had; it is None then.
+        """
         forget, retain = self._value(subject, "forget"), self._value(subject, "retain")
+        known = {"forget": forget, "retain": retain}
+        values = {name: value if math.isfinite(value) else None for name, value in known.items()}
+        if not all(map(math.isfinite, (forget, retain, *aims.values()))):
+            return 0.0, values
         near = max(0.0, 1 - abs(forget - aims["aim"]) / max(1e-9, abs(aims["forget"] - aims["aim"])))
         kept = min(1.0, retain / max(1e-9, aims["retain"]))
         both = near + kept
-        return 2 * near * kept / both if both > 0 else 0.0, {"forget": forget, "retain": retain}
+        return 2 * near * kept / both if both > 0 else 0.0, values
 
     # -- measuring -----------------------------------------------------------------------------------------------
     def _measure(self, subject: Subject, name: str, *, attacked: bool = True) -> None:
@@ -196,3 +209,15 @@ class Bench:
         wanted = [self._heading(stream, metric) for stream, metric in self.world.columns]
         return {heading: metrics[heading] for heading in wanted if heading in metrics}
 
+
+def _named(others: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Names of conditions for models: "+" would begin an attack's name, and no name may stand for two."""
+    made: dict[str, str] = {}
+    used = set(taken)
+    for other in dict.fromkeys(others):
+        plain = other.replace("+", "_")
+        free = (plain if number == 1 else f"{plain}_{number}" for number in count(1))
+        name = next(one for one in free if one not in used)
+        used.add(name)
+        made[name] = other
+    return made

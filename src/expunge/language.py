@@ -24,6 +24,7 @@ from typing import Any, NoReturn, Protocol
 from expunge import dist
 from expunge.data.tokenise import prompt_tokens
 from expunge.errors import ModelError, RecipeError, brief, close_to
+from expunge.measure.desk import needed
 from expunge.measure.samples import continue_greedily, stop_tokens
 from expunge.models import context_length, load, weights_hash
 from expunge.run import write_json
@@ -203,7 +204,8 @@ class Local:
         for first in range(0, len(order), BATCH_ROWS):
             group = order[first : first + BATCH_ROWS]
             limits = [min(most, room - len(starts[i])) for i in group]
-            said = continue_greedily(subject, [starts[i] for i in group], limits, stops, device=device)
+            with needed(subject.name):
+                said = continue_greedily(subject, [starts[i] for i in group], limits, stops, device=device)
             texts = subject.tokenizer.batch_decode(said, skip_special_tokens=True)
             yield from zip(group, (text.strip() for text in texts), strict=True)
 

@@ -42,6 +42,7 @@ DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
 )
 NEW = "new"  # the source of a model that is made here
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
+_PARTS = frozenset(":@#|")  # what divides NAME:ARG@ASK#SETTING, where a stream's name may be an argument
 _MODEL = ("dtype", "template", "task", "trust_remote_code", "allow_pickle")  # device stands at the top of a recipe
 _AUDIT = ("metrics", "attacks", "against", "original", "margin")
 
@@ -331,6 +332,12 @@ def _data(section: Mapping[str, Any]) -> dict[str, Source]:
     roles = get_args(Role)
     for name, spec in section.items():
         where = f"data.{name}"
+        if wrong := sorted(set(str(name)) & _PARTS):
+            raise RecipeError(
+                where, f"a stream name with {' and '.join(repr(mark) for mark in wrong)}",
+                f"a name without {' '.join(sorted(_PARTS))}, which divide the names of text variants",
+                "Rename the stream",
+            )
         if isinstance(spec, str):  # a bare path
             spec = reader_of(spec)
         if not isinstance(spec, Mapping):

@@ -20,6 +20,7 @@ from expunge import dist
 from expunge.data.examples import stream_of
 from expunge.data.tokenise import encode, prompt_tokens, texts_of
 from expunge.errors import DataError, ModelError, RecipeError, close_to
+from expunge.measure.desk import needed
 from expunge.measure.sampled import Taste, continue_randomly, draw_of
 from expunge.measure.samples import BATCH_ROWS, stop_tokens
 from expunge.models import context_length
@@ -156,9 +157,10 @@ class Sampler:
             slot.seed(self.run.seed, attempt).random(question.limit, dtype=np.float32)
             for slot, question in zip(group, asked, strict=True)
         ]
-        said = continue_randomly(
-            self.speaker, [one.tokens for one in asked], chances, stops, self.taste, device=self.run.device
-        )
+        with needed(self.speaker.name):
+            said = continue_randomly(
+                self.speaker, [one.tokens for one in asked], chances, stops, self.taste, device=self.run.device
+            )
         texts = self.speaker.tokenizer.batch_decode(said, skip_special_tokens=True)
         return [
             (slot.id, text.replace("\ufffd", "").strip(), len(question.tokens) + len(tokens))  # no halves of characters

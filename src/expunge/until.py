@@ -22,6 +22,7 @@ import yaml
 
 from expunge import yaml12
 from expunge.errors import RecipeError, close_to
+from expunge.measure.desk import NOT_FINITE
 from expunge.measure.plan import Plan, measure
 from expunge.registry import bind
 from expunge.scoring import label, needs_of, score
@@ -256,7 +257,11 @@ def _told(quantity: Quantity) -> str:
 def _measured(
     asked: Sequence[tuple[str, Bound]], subject: Subject, data: Data, fallback: Mapping[Quantity, float] | None = None
 ) -> dict[Quantity, float]:
-    """Metrics on streams, each text run once for all of them. fallback: what stands for one that is n/a."""
+    """Metrics on streams, each text run once for all of them.
+
+    fallback: what stands for one that is n/a. Where there is some, guards decide about a model that says no numbers any
+    more, and a condition on it is just not met.
+    """
     plan, values = Plan(), {}
     for stream, metric in asked:
         plan.add(stream, needs_of(metric))
@@ -264,10 +269,12 @@ def _measured(
     for stream, metric in asked:
         quantity = stream, label(metric)
         found = score(metric, stream, measured)
-        if found.value is None and quantity not in (fallback or {}):
+        stands = {quantity: math.nan} if fallback and found.reason == NOT_FINITE else {}
+        stands |= fallback or {}
+        if found.value is None and quantity not in stands:
             raise RecipeError(
                 "until", f"'{label(metric)}' on '{stream}' is n/a: {found.reason}", "a metric that can be measured",
                 "Choose another",
             )
-        values[quantity] = found.value if found.value is not None else (fallback or {})[quantity]
+        values[quantity] = found.value if found.value is not None else stands[quantity]
     return values

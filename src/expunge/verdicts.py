@@ -50,12 +50,20 @@ def judge(
             for metric in metrics:
                 after = conditions.get("after", {}).get((stream, metric))
                 if after is None:
+                    unclaimed += _only_with_settings(claim, conditions.get("after", {}), stream, metric)
                     continue
                 if after.status != "ok":
                     unclaimed.append(schema.Untested(f"{claim}: {metric} on {stream}", after.reason))
                     continue
                 found.append(put(conditions, data, stream, metric, margin))
     return found, unclaimed
+
+
+def _only_with_settings(claim: str, scores: Scores, stream: str, metric: str) -> list[schema.Untested]:
+    """A metric that was measured with other settings only: what is judged is fixed before measuring, so it is told."""
+    why = f"'{metric}' is judged with its default settings; ask for it without arguments as well"
+    found = sorted(name for where, name in scores if where == stream and name.startswith(f"{metric}("))
+    return [schema.Untested(f"{claim}: {name} on {stream}", why) for name in found]
 
 
 def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric: str, margin: float) -> schema.Verdict:

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from expunge.data.neighbours import WORD, neighbour, word_class
+from expunge.data import neighbours as neighbours_module
+from expunge.data.neighbours import REMEMBERED, WORD, Seen, neighbour, seen, word_class
 from expunge.data.texts import texts_of
 from expunge.data.variants import variants
 from expunge.errors import DataError
@@ -135,3 +136,37 @@ def test_conditioned_says_what_is_missing():
         variants(data["forget"], "conditioned:news:2", data=data)
     with pytest.raises(LookupError, match="'holdout' has 3 other texts, 4 are"):
         variants(data["holdout"], "conditioned:holdout:4", data=data)
+
+
+def test_the_order_of_streams_that_share_an_example_changes_nothing():
+    """The same examples in two streams, one with more words: the first by name lends them either way."""
+    small = stream()
+    large = Stream("a", "probe", (*small.examples, Example("x", "", "Other People came in 2001.")))
+    found = [
+        variants(small, "neighbours:6:1.0", data=data)
+        for data in (Data(forget=small, a=large), Data(a=large, forget=small))
+    ]
+    assert found[0] == found[1]
+    assert found[0] != variants(small, "neighbours:6:1.0")
+
+
+def test_many_streams_are_read_once_each(monkeypatch):
+    """Seventeen streams, one more than are kept: their words and ids are not read again for every example."""
+    made = []
+    monkeypatch.setattr(neighbours_module, "Seen", lambda one, kind=Seen: made.append(one.name) or kind(one))
+    data = Data({name: stream(name) for name in (f"s{k:02}" for k in range(REMEMBERED + 1))})
+    variants(data[f"s{REMEMBERED}"], "neighbours:2", data=data)
+    assert sorted(made) == sorted(data)
+    known = list(data.values())
+    seen(known[0])
+    for k in range(REMEMBERED - 1):
+        seen(stream(f"other{k}"))
+    made.clear()
+    seen(known[0])  # was used last before the others: it is kept
+    assert made == []
+
+
+@pytest.mark.parametrize("share", ["1.5", "0", "-0.1", "nan"])
+def test_a_share_of_words_that_cannot_be_is_told(share):
+    with pytest.raises(DataError, match=rf"got a share of '{share}'.*at most 1"):
+        variants(stream(), f"neighbours:2:{share}")

@@ -57,3 +57,8 @@ def test_an_example_without_a_contrast_is_no_pair():
 def test_a_wrong_name_is_told(wrong):
     with pytest.raises(DataError, match="did you mean"):
         variants(sentences(1)["pairs"], wrong)
+
+
+def test_beside_an_empty_text_everything_differs():
+    assert found("", "a b") == [[], ["a b"]]
+    assert found("", " ") == [[], []]

@@ -79,3 +79,20 @@ def test_what_is_wrong_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "forget10_perturbed.json").write_text('{"question": "Q", "answer": "B"}\n')
     with pytest.raises(DataError, match=r"forget10_perturbed\.json, line 1: this row is not in full\.json"):
         tofu_data(tmp_path)
+
+
+def test_a_hub_name_is_read_configuration_by_configuration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from expunge.data.benchmarks import tofu as module
+    from expunge.data.readers import read_rows
+
+    asked = set()
+
+    def hub(name: str, config: str, split: str) -> list[dict[str, object]]:
+        asked.add((name, split))
+        return read_rows(folder / f"{config}.json")
+
+    monkeypatch.setattr(module, "read_dataset", hub)
+    found = tofu_data("somebody/TOFU", "forget01")
+    module._rows.cache_clear()
+    assert asked == {("somebody/TOFU", "train")}
+    assert found == tofu_data(folder, "forget01")

@@ -179,6 +179,26 @@ def test_the_planner_runs_it_leaves_out_what_was_exposed_and_keeps_it(tmp_path):
     assert again.tables["forget", "continuations", "answer"].arrow.equals(table.arrow)
 
 
+@pytest.mark.parametrize("variant", ["perturbed", "alternative", "paraphrased_answer", "answer@paraphrases"])
+def test_other_texts_are_continued_as_an_obvious_loop_does(variant):
+    """The token table holds the true answers alone, whose greedy choices say nothing of other texts."""
+    subject = knows("forget")
+    examples = tuple(replace(one, paraphrased_answer="The winter") for one in short_data()["forget"].examples[:2])
+    stream = Stream("forget", "forget", examples)
+    plan = Plan()
+    plan.add("forget", [Needs("continuations", variant=variant, columns=("all",))])
+    found = measure(subject, Data(forget=stream), plan)
+    texts = texts_of(stream, variant)
+    encoded = encode(subject, texts)
+    stops = stop_tokens(subject, encoded)
+    rows = continued(found.tables["forget", "continuations", variant])
+    assert [name for name, _ in rows] == [text.id for text in texts]
+    for one, (_, row) in zip(encoded, rows, strict=True):
+        places = np.flatnonzero(one.counted[1:]) + 1
+        for k, place in enumerate(places):
+            assert row.after(k).tolist() == obvious(subject, one.tokens[:place].tolist(), len(places) - k, stops)
+
+
 def test_models_that_do_not_continue_say_so():
     subject = replace(tiny_subject(), task="masked")
     plan = Plan()

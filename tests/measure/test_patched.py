@@ -144,3 +144,13 @@ def test_who_cannot_be_patched_is_told_why():
 def test_a_window_without_a_token_is_an_error(size):
     with pytest.raises(RecipeError, match="whole number of tokens"):
         run(other_model(), data(), other_model(), Needs("patched", columns=(f"window:{size}",)))
+
+
+def test_a_window_longer_than_a_batch_is_read_alone(monkeypatch):
+    """Equal windows are read together where a batch has room; where one alone has too many tokens, one by one."""
+    need = Needs("patched", columns=("window:9",))
+    whole = run(other_model(2), data(), other_model(), need).tables[KEY]
+    monkeypatch.setattr("expunge.measure.patched.PATCH_TOKENS", 2)
+    alone = run(other_model(2), data(), other_model(), need).tables[KEY]
+    for one, other in zip(whole.rows("window:9"), alone.rows("window:9"), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

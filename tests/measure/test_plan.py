@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+import expunge.measure.plan as planner
 import expunge.measure.tables as tables_module
-from expunge.errors import StorageError
+from expunge.errors import DataError, RecipeError, StorageError
+from expunge.measure.desk import Desk
 from expunge.measure.plan import Plan, measure
 from expunge.measure.tables import NotMeasured, Table, Tables
-from expunge.registry import bind
+from expunge.models import clone, load, save, weights_hash
+from expunge.registry import Entry, bind
+from expunge.scopes.weights import lora
 from expunge.scoring import applies, label, plan_for, score, score_all
+from expunge.testing import tiny_subject
 from expunge.types import Data, Event, Needs, Stream, Wrapper
 from support.learned import knows, short_data
 from support.streams import examples, small_data
@@ -52,12 +58,12 @@ def test_the_union_runs_every_text_once(tiny):
     """36 answers; 12 + 9 paraphrased answers (truth_ratio: forget and holdout); 2 * 36 false answers (probability).
 
     Seven metrics, three streams, 129 texts, and 36 questions that every text shares with others: 36 forwards, and
-    the three that try whether the model can share.
+    the five that try whether the model can share.
     """
     data = small_data()
     with Counter(tiny) as counter:
         measured = measure(tiny, data, plan_for(teacher_forced(), data))
-    assert counter.rows == measured.forwards == 36 + 3
+    assert counter.rows == measured.forwards == 36 + 5
     assert sum(len(table) for table in measured.tables.values()) == 36 + 21 + 72 + 21
     assert sorted(measured.tables) == sorted(
         [(name, "tokens", "answer") for name in data] + [(name, "tokens", "perturbed") for name in data]
@@ -129,8 +135,6 @@ def test_what_was_changed_is_measured_again(tiny, tmp_path, change, rerun):
 
 def test_another_chat_template_is_another_text(tiny, tmp_path):
     """Same weights, same texts, same template name: the tokenizer's own template decides what the model reads."""
-    import copy
-
     data, plan = small_data(), plan_for([bind("metric", "memorization_accuracy")], small_data())
     turn = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}"
     opening = "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -141,6 +145,134 @@ def test_another_chat_template_is_another_text(tiny, tmp_path):
         subject = replace(tiny, tokenizer=tokenizer, wrapper=Wrapper("chat"))
         counts.append(measure(subject, data, plan, cache=tmp_path).forwards)
     assert counts == [36, 36, 0]
+
+
+# -- what besides the weights names a stored table ------------------------------------------------------------------
+def asked(*needs: Needs) -> Plan:
+    plan = Plan()
+    plan.add("forget", needs or [Needs("tokens")])
+    return plan
+
+
+def adapted(subject):
+    """An adapter that says something: B is not zero."""
+    moved = clone(subject)
+    model = lora(moved.model, rank=2).model
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(0))
+    return replace(moved, model=model)
+
+
+def adapters_off(subject):
+    subject.model.base_model.disable_adapter_layers()
+
+
+def weaker_adapter(subject):
+    for module in subject.model.modules():
+        if hasattr(module, "lora_A"):
+            module.scaling["default"] /= 2
+
+
+def no_adapter_active(subject):
+    for module in subject.model.modules():
+        if hasattr(module, "lora_A"):
+            module._active_adapter = []
+
+
+def other_rope(subject):
+    subject.model.config.rope_parameters["rope_theta"] *= 2
+
+
+def other_end(subject):
+    subject.model.generation_config.eos_token_id = [0, 7]
+
+
+def shorter_context(subject):
+    subject.model.config.max_position_embeddings //= 2
+
+
+def other_special_tokens(subject):
+    """Which its file does not tell."""
+    subject.tokenizer.pad_token = subject.tokenizer.convert_ids_to_tokens(40)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [adapters_off, weaker_adapter, no_adapter_active, other_rope, other_end, shorter_context, other_special_tokens],
+)
+def test_the_same_weights_in_other_settings_are_another_model(tiny, tmp_path, change):
+    subject, data = adapted(tiny), small_data()
+    subject = replace(subject, tokenizer=copy.deepcopy(subject.tokenizer))
+    weights = weights_hash(subject)
+    assert measure(subject, data, asked(), cache=tmp_path).forwards == 12
+    change(subject)
+    assert weights_hash(subject) == weights
+    again = measure(subject, data, asked(), cache=tmp_path)
+    assert again.forwards == 12
+    assert equal(again, measure(subject, data, asked()))
+
+
+def test_a_folder_loaded_twice_is_the_same_model(tiny, tmp_path):
+    """As is the model that was saved there, with or without an adapter."""
+    save(tiny, tmp_path / "whole")
+    base = load(str(tmp_path / "whole"), template=tiny.wrapper.template)
+    subject = adapted(base)
+    save(subject, tmp_path / "adapter")
+    for first, folder in ((tiny, "whole"), (subject, "adapter")):
+        given = [first, *(load(str(tmp_path / folder), template=tiny.wrapper.template) for _ in range(2))]
+        counts = [measure(one, small_data(), asked(), cache=tmp_path / "tables").forwards for one in given]
+        assert counts == [12, 0, 0], folder
+
+
+def test_settings_read_the_same_in_every_process():
+    """Sets have an order of their own in every process, objects an address."""
+    given = {"b": {"z", "a", "k"}, "a": (1, object()), "_name_or_path": "/here", "deep": {"transformers_version": 1}}
+    assert planner._read(given) == {"a": [1, "<object object>"], "b": ["a", "k", "z"], "deep": {}}
+
+
+def test_a_smaller_model_with_the_same_tokenizer_is_told_so(tiny):
+    """The texts were tokenised before, for a model that has a row for every token."""
+    data = small_data()
+    measure(tiny, data, asked())
+    small = clone(tiny)
+    small.model.resize_token_embeddings(30)
+    with pytest.raises(DataError, match="30 rows"):
+        measure(small, data, asked())
+
+
+# -- the model is measured as it answers, and left as it was --------------------------------------------------------
+def test_a_model_in_training_is_measured_as_it_answers():
+    """No dropout, keys and values in spite of checkpointing; every module is then in the mode it was in."""
+    subject, data = tiny_subject(family="gpt2"), small_data()
+    plan = plan_for([bind("metric", "rouge"), bind("metric", "membership")], data)
+    still = measure(subject, data, plan)
+    model = subject.model.train()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # its name since 5.x
+    subject.model.transformer.h[0].eval()
+    modes = [module.training for module in subject.model.modules()]
+    assert equal(measure(subject, data, plan), still)
+    assert [module.training for module in subject.model.modules()] == modes
+    with pytest.raises(RecipeError):
+        measure(subject, data, asked(Needs("tokens", columns=("scheme:hot",))))
+    assert [module.training for module in subject.model.modules()] == modes
+
+
+def test_what_one_table_lacks_is_no_reason_for_the_others(tiny):
+    def picky(subject, jobs, desk):
+        if any(job.stream == "retain" for job in jobs):
+            raise NotMeasured("retain cannot be had")
+        return [Table.of({"id": ["a"], "item": [0]}) for _ in jobs]
+
+    prepared = [
+        planner._Prepared(planner.Job((name, "picky", "answer"), [], [], frozenset()), None)
+        for name in ("forget", "retain", "holdout")
+    ]
+    desk, missing = Desk("cpu", small_data()), {}
+    planner._run(tiny, Entry("instrument", "picky", picky, {"after": ()}), prepared, desk, missing)
+    assert missing == {("retain", "picky", "answer"): "retain cannot be had"}
+    assert [key[0] for key in desk.tables] == ["forget", "holdout"]
 
 
 def test_more_columns_are_measured_again(tiny, tmp_path):
@@ -233,6 +365,17 @@ def test_a_full_disk_leaves_no_half_table(tmp_path, monkeypatch):
         table.write(tmp_path / "good.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["good.parquet"]
     assert Table.read(tmp_path / "good.parquet").row_sum("logp").tolist() == [1.0]
+
+
+@pytest.mark.parametrize("keep", [0, 20, 400])
+def test_a_stored_table_that_cannot_be_read_is_measured_again(tiny, tmp_path, keep):
+    data = small_data()
+    first = measure(tiny, data, asked(), cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:keep])
+    again = measure(tiny, data, asked(), cache=tmp_path)
+    assert (again.forwards, measure(tiny, data, asked(), cache=tmp_path).forwards) == (12, 0)
+    assert equal(first, again)
 
 
 def test_labels_tell_variants_apart():

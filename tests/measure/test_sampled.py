@@ -15,6 +15,7 @@ from expunge.errors import RecipeError
 from expunge.measure.plan import Plan, measure
 from expunge.measure.sampled import Setting, Taste, draw_of
 from expunge.measure.samples import stop_tokens
+from expunge.measure.tokens import _scheme
 from expunge.metrics.discoverable import suffixes
 from expunge.testing import tiny_subject
 from expunge.types import Data, Example, Needs, Stream
@@ -186,6 +187,36 @@ def test_top_k_keeps_the_likeliest():
     assert Taste(top_k=2, top_p=0.5).pick(logits, chances).max() == 0
     assert Taste(top_k=9).pick(logits, chances).tolist() == Taste().pick(logits, chances).tolist()
     assert Setting().taste == Taste(most=1, where="sampled")
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 0.5), (2, 0.9), (0, 0.9)])
+def test_what_is_drawn_is_the_scheme_of_the_token_table_also_at_ties(top_k, top_p):
+    """Odds of 4, 2, 2, 2, 1, 0: the second best stands three times, and the best two are four."""
+    logits = torch.tensor([2.0, 4.0, 0.0, 2.0, 1.0, 2.0]).log().expand(6, 6)
+    scheme = _scheme(logits, torch.arange(6), f"scheme:1:{top_k}:{top_p}").exp()
+    chances = (torch.arange(6600) + 0.5) / 6600
+    picked = Taste(top_k=top_k, top_p=top_p).pick(logits[:1].expand(6600, 6), chances)
+    assert (picked.bincount(minlength=6) / 6600).tolist() == pytest.approx(scheme.tolist(), abs=2e-4)
+    if (top_k, top_p) == (2, 1.0):
+        assert scheme.tolist() == pytest.approx([0.2, 0.4, 0, 0.2, 0, 0.2])
+
+
+@pytest.mark.parametrize("variant", ["perturbed", "alternative", "paraphrased_answer", "prompt@paraphrases"])
+def test_greedy_samples_of_other_texts_are_those_of_an_obvious_loop(variant):
+    """Teacher forcing told of the true answers alone; here other words are given away and other ones are due."""
+    subject, data = knows("forget"), short_data(4, 1, 1)
+    examples = tuple(replace(one, paraphrased_answer="The winter book") for one in data["forget"].examples)
+    data = Data(forget=replace(data["forget"], examples=examples))
+    plan, setting = Plan(), "#temperature=0,prefix=1,length=4"
+    plan.add("forget", [Needs("sampled", variant=variant + setting)])
+    rows = rows_of(measure(subject, data, plan).tables["forget", "sampled", variant + setting], "tokens")
+    texts = texts_of(data["forget"], variant)
+    encoded = encode(subject, texts)
+    stops = stop_tokens(subject, encoded)
+    assert len(rows) == len(texts)
+    for text, one in zip(texts, encoded, strict=True):
+        before = one.tokens[: np.flatnonzero(one.counted)[1]].tolist()
+        assert rows[text.id, text.item] == [obvious(subject, before, range(4), None, stops)]
 
 
 PROGRAM = '''

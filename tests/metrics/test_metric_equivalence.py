@@ -113,3 +113,56 @@ def test_needed_examples_of_groups_and_of_a_constant_sample():
     assert equivalence(a, a, margin=0.1, paired=True).needed_examples() == 54
     b, clusters = of_groups([[0.0] * 10] * 20)
     assert equivalence(b, b, margin=0.1, paired=True, clusters=clusters).needed_examples() == 534
+
+
+def leaks(num: int, of: int, groups: int = 0) -> dict[str, float]:
+    """Ones among zeros; with groups, each of them so often."""
+    return {f"{i}/{j}": float(i < num) for i in range(of) for j in range(groups or 1)}
+
+
+def false_pass(n: int, margin: float, *, paired: bool, groups: int = 0) -> float:
+    """P("equivalent"), exact, where the true rate of leaks is the margin and the other side has none."""
+    total = 0.0
+    for count in range(n + 1):
+        chance, a = scipy_stats.binom.pmf(count, n, margin), leaks(count, n, groups)
+        clusters = {key: key.partition("/")[0] for key in a} if groups else None
+        if chance > 1e-9:
+            found = equivalence(a, dict.fromkeys(a, 0.0), margin=margin, paired=paired, clusters=clusters)
+            total += chance * (found.verdict == "equivalent")
+    return total
+
+
+@pytest.mark.parametrize(("n", "told"), [(20, 0.0), (31, 0.0382), (50, 0.0338), (100, 0.0576), (200, 0.0566)])
+def test_rare_leaks_do_not_pass_too_often(n, told):
+    """Student's t alone: 17, 11, 12, 9 % at n = 31, 50, 100, 200. Unpaired, and groups of two, not more often."""
+    assert false_pass(n, 0.1, paired=True) == pytest.approx(told, abs=1e-4)
+    assert false_pass(n, 0.1, paired=False) <= 0.06
+    assert false_pass(n, 0.1, paired=True, groups=2) == pytest.approx(told, abs=1e-4)
+
+
+def test_one_leak_among_thirty_by_hand():
+    """1/31 +- t(32) se with two more differences, +1 and -1: the squares sum to 2 + 30/31, se^2 that / (33 * 32)."""
+    a = leaks(1, 31)
+    found = equivalence(a, dict.fromkeys(a, 0.0), margin=0.1, paired=True)
+    assert found.se == pytest.approx(math.sqrt((2 + 30 / 31) / (33 * 32)))
+    assert (found.difference, found.df, found.verdict) == (pytest.approx(1 / 31), 32, "undecided")
+    small = {key: 0.05 * value for key, value in a.items()}  # departs by less than the margin: Student's
+    assert equivalence(small, dict.fromkeys(a, 0.0), margin=0.1, paired=True).df == pytest.approx(30)
+    assert equivalence(list(a.values()), [0.0, 1.0], margin=math.inf, paired=False).se == pytest.approx(
+        math.hypot(1 / 31, 0.5)
+    )  # without a margin nothing is claimed: Welch's
+
+
+def test_continuous_differences_keep_their_power():
+    """Normal differences are taken as Student takes them in nearly every sample."""
+    rng = np.random.default_rng(5)
+    kept = 0
+    for _ in range(200):
+        values = {str(i): float(x) for i, x in enumerate(rng.normal(0, 0.15, 50))}
+        kept += equivalence(values, dict.fromkeys(values, 0.0), margin=0.1, paired=True).df < 49.5
+    assert kept >= 190
+
+
+def test_an_error_that_is_not_known_has_no_power():
+    found = equivalence_of(0.0, math.nan, margin=0.1)
+    assert (found.power, found.verdict, found.needed_examples()) == (0.0, "undecided", None)

@@ -72,6 +72,9 @@ def test_what_has_no_interval_gets_none():
     found = pool(runs(evidence(1, 0.01, groups=4), evidence(2, 0.99, groups=5)))
     assert found.scores[0].total == (0.0, 1.0)
     assert found.scores[0].groups == 4
+    found = pool(runs(evidence(1, 1.2, unit="ratio"), evidence(2, 1.6, unit="ratio")))
+    low, high = found.scores[0].over_runs  # a ratio may be above 1: 1.4 +- t(1) 0.2
+    assert (low + high) / 2 == pytest.approx(1.4)
     found = pool(runs(evidence(1, math.inf, 1.0, unit="nats"), evidence(2, 2.0, 3.0, unit="nats")))
     assert (found.scores[0].runs, found.scores[0].mean) == (1, 2.0)
 

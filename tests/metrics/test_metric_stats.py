@@ -94,6 +94,7 @@ def test_studentised_needs_spread_in_the_draws():
     assert bootstrap_ci([0.1, 0.1, 0.9], method="studentised") is None
     low, high = bootstrap_ci([0.1, 0.1, 0.9], method="studentised", bounds=(0, 1)) or (0.5, 0.5)
     assert (low, high) == (0.0, 1.0)
+    assert bootstrap_ci([0, 0, 0, 0, 1.0], method="studentised") is None  # not 2.4e7: that was rounding
 
 
 def test_percentile_is_the_quantiles_of_the_resampled_means():

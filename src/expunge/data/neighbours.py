@@ -59,13 +59,14 @@ class Seen:
 _seen: OrderedDict[int, Seen] = OrderedDict()  # by identity; the stream is held, so no other takes its place
 
 
-def seen(stream: Stream) -> Seen:
-    """`Seen` of a stream, from memory where it is known."""
+def seen(stream: Stream, room: int = REMEMBERED) -> Seen:
+    """`Seen` of a stream, from memory where it is known; those used last are kept, at least `room` of them."""
     found = _seen.get(id(stream))
     if found is None:
         found = _seen[id(stream)] = Seen(stream)
-        while len(_seen) > REMEMBERED:
+        while len(_seen) > max(REMEMBERED, room):
             _seen.popitem(last=False)
+    _seen.move_to_end(id(stream))
     return found
 
 
@@ -125,9 +126,14 @@ def neighbours(example: Example, prompt: str, data: Data, num: str, replaced: st
 
     A word is replaced by one of its class (`word_class`), so names stay names and a number keeps its digits; grammar
     stays. These are word swaps, not the substitutes of a masked language model. Equal ones stand once; an example
-    without a word to replace has none.
+    without a word to replace has none. Of several streams that hold the example, the first by name lends the words.
     """
     share, texts = _number(replaced, float, "neighbours"), {example.answer}
+    if not 0 < share <= 1:
+        raise DataError(
+            "variant neighbours", f"got a share of '{replaced}'", "accepted: more than 0, at most 1",
+            "Correct the argument 'replaced'",
+        )
     words = next((known.words for known in _holding(example, data)), None)
     if words is None:
         return
@@ -172,9 +178,9 @@ def _first(examples: Sequence[Example], number: int, but: tuple[str, str]) -> It
 
 
 def _holding(example: Example, data: Data) -> Iterator[Seen]:
-    """The streams an example is of."""
-    for stream in data.values():
-        known = seen(stream)
+    """The streams an example is of, by name: what is drawn must not hang on the order of streams."""
+    for name in sorted(data):
+        known = seen(data[name], len(data))  # all are asked for every example: fewer would be read again each time
         if known.examples.get(example.id) is example:
             yield known
 

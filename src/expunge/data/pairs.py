@@ -35,9 +35,12 @@ def differing(texts: Sequence[str]) -> list[tuple[Span, ...]]:
     """Where sentences made from one template differ, in characters of each; marks that all have there do not count.
 
     Of sentences with as many words each, the runs of words that are not the same in all; otherwise the one stretch
-    between the words all begin with and those all end with, of at least one word.
+    between the words all begin with and those all end with, of at least one word. Beside a text without words
+    everything differs, and it has no place itself.
     """
     found = [list(_WORD.finditer(text)) for text in texts]
+    if not all(found):
+        return [((one[0].start(), one[-1].end()),) if one else () for one in found]
     words = [[word[0] for word in one] for one in found]
     runs = _runs(words) if len({len(one) for one in words}) == 1 else _middle(words)
     made: list[list[Span]] = [[] for _ in texts]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from expunge.data.variants import variants
+from expunge.errors import DataError
 from expunge.types import Data, Positions, Span, Stream, Task, Wrapper
 
 
@@ -76,6 +77,8 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
     """The text as the model sees it, the character from which the model speaks, and the one where the answer starts.
 
     The two differ where a template puts a space between them. An empty prompt is plain text: the answer alone.
+
+    Raises: DataError for a chat template that does not write the answer as it is.
     """
     if not prompt:
         return answer, 0, 0
@@ -83,14 +86,35 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
         before, after = wrapper.template.split("{answer}")
         start = before.replace("{prompt}", prompt)
         return start + answer + after, len(start.rstrip(" ")), len(start)
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    text = _turns(tokenizer, prompt, answer)
+    past = _past_opening(tokenizer, prompt, text)
+    at = text.find(answer.strip(), len(past)) if text.startswith(past) else -1
+    if at < 0:
+        raise DataError(
+            "chat template", f"an answer of {len(answer)} characters does not stand in it as given",
+            "accepted: a template that writes what the assistant says unchanged",
+            "Correct the template or the answer, or set the wrapper's template to one of your own",
+        )
     opening = render_prompt(wrapper, tokenizer, prompt)
-    follows = text.startswith(opening)  # some templates open a past turn differently
-    said = answer.strip()
-    at = max(text.find(said, len(opening)) if follows else text.rfind(said), 0)
     stripped = len(answer) - len(answer.lstrip())  # spans count from the answer as given; the template strips it
-    return text, len(opening) if follows else at, at - stripped
+    return text, len(opening if text.startswith(opening) else past), at - stripped
+
+
+def _turns(tokenizer: Any, prompt: str, answer: str) -> str:
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+
+
+def _past_opening(tokenizer: Any, prompt: str, text: str) -> str:
+    """All that stands before the answer in a past turn, which some templates open unlike the one to be answered.
+
+    Found with a word in the answer's place that stands nowhere else, neither in the prompt nor in the template.
+    """
+    word = "ANSWER"
+    while word in text or word in prompt:
+        word += "S"
+    before, found, _ = _turns(tokenizer, prompt, word).partition(word)
+    return before if found else text
 
 
 def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:

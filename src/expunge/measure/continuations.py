@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from expunge import dist
 from expunge.data.tokenise import Encoded
-from expunge.measure.desk import Desk, Job
-from expunge.measure.samples import continue_greedily, stop_tokens
+from expunge.measure.desk import NOT_FINITE, Desk, Job
+from expunge.measure.samples import continue_greedily, said_to_each, stop_tokens
 from expunge.measure.spans import span_codes, spans_of
-from expunge.measure.tables import Table
+from expunge.measure.tables import NotMeasured, Table
+from expunge.measure.tokens import measure_each
 from expunge.registry import instrument
 from expunge.types import Subject
 
@@ -52,11 +52,27 @@ def continuations(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Tab
     """Continuation tables of all jobs; see `measure_continuations`."""
     tables = []
     for job in jobs:
-        columns = sorted(job.columns)
-        found, ran = measure_continuations(subject, job.encoded, desk.greedy(job), columns, device=desk.device)
+        columns, greedy = sorted(job.columns), _choices(subject, job, desk)
+        found, ran = measure_continuations(subject, job.encoded, greedy, columns, device=desk.device)
         desk.count(forwards=ran)
         tables.append(Table.of(found))
     return tables
+
+
+def _choices(subject: Subject, job: Job, desk: Desk) -> list[np.ndarray]:
+    """The greedy choices of all texts; those of which the token table tells nothing are run.
+
+    Raises: NotMeasured where the logits are not finite.
+    """
+    told = desk.greedy(subject, job)
+    lacking = [one for one, known in zip(job.encoded, told, strict=True) if known is None]
+    if not lacking:
+        return [known for known in told if known is not None]
+    made = measure_each(subject, lacking, [frozenset()] * len(lacking), device=desk.device, desk=desk)
+    if any(np.isnan(row["logp"]).any() for row in made):
+        raise NotMeasured(NOT_FINITE)
+    rows = iter(made)
+    return [next(rows)["greedy"] if known is None else known for known in told]
 
 
 def measure_continuations(
@@ -116,14 +132,14 @@ def _generate(subject: Subject, runs: Sequence[_Run], stops: frozenset[int], dev
     known = stops if len(stops) == 1 else frozenset()
     todo = [i for i, run in enumerate(runs) if run.open(stops)]
     todo.sort(key=lambda i: (runs[i].limit, len(runs[i].prefix)))
-    found: list[tuple[int, list[int]]] = []
-    for group in dist.shard(_batches(runs, todo)):
+
+    def say(group: Sequence[int]) -> list[list[int]]:
         prefixes = [np.append(runs[i].prefix, runs[i].first) for i in group]
         limits = [runs[i].limit - 1 for i in group]
         more = continue_greedily(subject, prefixes, limits, known, device=device)
-        for i, tokens, limit in zip(group, more, limits, strict=True):
-            found.append((i, _closed(tokens, limit, stops)))
-    produced = dict(dist.gather(found))
+        return [_closed(tokens, limit, stops) for tokens, limit in zip(more, limits, strict=True)]
+
+    produced = said_to_each(_batches(runs, todo), say)
     return [[run.first, *produced.get(i, [])] for i, run in enumerate(runs)]
 
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from expunge.data.texts import Encoded, Text
+from expunge.data.texts import Encoded, Text, texts_of
+from expunge.errors import ModelError
 from expunge.measure.tables import NotMeasured, Table
 from expunge.models import weights_hash
 from expunge.types import Data, Example, Subject
 
 Asked = tuple[str, str, str]  # stream, instrument, variant
+NOT_FINITE = "the model's logits are not finite"
+
+
+@contextmanager
+def needed(model: str) -> Iterator[None]:
+    """Where an answer is no measurement but needed to go on: what cannot be had is an error of the user's.
+
+    Raises: ModelError.
+    """
+    try:
+        yield
+    except NotMeasured as reason:
+        raise ModelError(
+            model, str(reason), "a model with finite logits that keeps keys and values", "Name another model"
+        ) from reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +100,13 @@ class Desk:
             raise NotMeasured("the model before the removal was not given")
         return self.second.subject
 
-    def greedy(self, job: Job) -> list[np.ndarray]:
-        """The greedy choices of the stream's token table, in the order of the job's texts."""
+    def greedy(self, subject: Subject, job: Job) -> list[np.ndarray | None]:
+        """The greedy choices at the counted tokens of the job's texts, as far as the stream's token table holds them.
+
+        None for a text with another prompt or answer than those of the table: it tells nothing of that one.
+        """
         table = self.tables[job.stream, "tokens", "answer"]
-        known = dict(zip(table.ids, table.rows("greedy"), strict=True))
-        return [known[text.id] for text in job.texts]
+        rows = dict(zip(zip(table.ids, table.items.tolist(), strict=True), table.rows("greedy"), strict=True))
+        texts = texts_of(self.data[job.stream], "answer", subject.wrapper.ask, self.data)
+        known = {(text.prompt, text.answer): rows.get((text.id, text.item)) for text in texts}
+        return [known.get((text.prompt, text.answer)) for text in job.texts]

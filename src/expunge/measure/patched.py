@@ -135,8 +135,9 @@ def window_states(inside: Anatomy, group: Sequence[Encoded], keep: Tensor, size:
     found: list[Tensor] = []
     for length in sorted({len(row) for row in distinct}):
         alike = [row for row in distinct if len(row) == length]
-        for start in range(0, len(alike), PATCH_TOKENS // length):
-            ids = torch.tensor(alike[start : start + PATCH_TOKENS // length], device=keep.device)
+        many = max(1, PATCH_TOKENS // length)
+        for start in range(0, len(alike), many):
+            ids = torch.tensor(alike[start : start + many], device=keep.device)
             batch = Batch(ids, torch.ones_like(ids), ids, ("",) * len(ids))
             last = torch.zeros_like(ids, dtype=torch.bool)
             last[:, -1] = True

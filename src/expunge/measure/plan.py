@@ -7,7 +7,9 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,11 @@ from expunge.errors import DataError
 from expunge.measure.desk import Asked, Desk, Job, Partner
 from expunge.measure.tables import NotMeasured, Table
 from expunge.measure.tokens import BATCH_TOKENS
-from expunge.models import context_length, weights_hash
+from expunge.models import context_length, is_adapter, weights_hash
 from expunge.registry import Entry, entries, find
 from expunge.types import Data, Needs, Subject
 
-VERSION = 2  # of the instruments: stored tables of another version are not read back
+VERSION = 3  # of the instruments: stored tables of another version are not read back
 REMEMBERED = 64
 _encoded: OrderedDict[str, list[Encoded]] = OrderedDict()  # conditions of one audit ask the same texts again and again
 
@@ -76,21 +78,42 @@ def measure(
     desk = Desk(device, data, second=partner)
     missing: dict[Asked, str] = {}
     keys = _Keys(subject, cache, partner)
-    for instrument, wanted in _in_order(plan):
-        prepared: list[_Prepared] = []
-        for asked, columns in wanted:
-            try:
-                job = _job(subject, data, asked, frozenset(columns), instrument)
-                prepared.append(_Prepared(job, keys.path(job, instrument)))
-            except NotMeasured as reason:
-                missing[asked] = str(reason)
-        stored = dist.agree([one.path is not None and one.path.exists() for one in prepared])
-        for one, ready in zip(prepared, stored, strict=True):
-            if ready and one.path:
-                desk.tables[one.job.asked] = Table.read(one.path)
-        todo = [one for one, ready in zip(prepared, stored, strict=True) if not ready]
-        _run(subject, instrument, todo, desk, missing)
+    with _evaluating(subject.model):
+        for instrument, wanted in _in_order(plan):
+            prepared: list[_Prepared] = []
+            for asked, columns in wanted:
+                try:
+                    job = _job(subject, data, asked, frozenset(columns), instrument)
+                    prepared.append(_Prepared(job, keys.path(job, instrument)))
+                except NotMeasured as reason:
+                    missing[asked] = str(reason)
+            todo = []
+            for one, table in zip(prepared, _stored(prepared), strict=True):
+                if table is None:
+                    todo.append(one)
+                else:
+                    desk.tables[one.job.asked] = table
+            _run(subject, instrument, todo, desk, missing)
     return Measured(desk.tables, missing, desk.forwards, desk.tokens, desk.backwards)
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """While active the model evaluates: no dropout, and no checkpointing, which keeps no keys and values."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _stored(prepared: list[_Prepared]) -> list[Table | None]:
+    """The tables that every rank can read, and None for those that have to be made."""
+    found = [None if one.path is None else Table.stored(one.path) for one in prepared]
+    have = zip(*dist.gather([[table is not None for table in found]]), strict=True)
+    return [table if all(ranks) else None for table, ranks in zip(found, have, strict=True)]
 
 
 def _in_order(plan: Plan) -> Iterator[tuple[Entry, list[tuple[Asked, set[str]]]]]:
@@ -121,7 +144,11 @@ def _run(
     try:
         made = instrument.fn(subject, [one.job for one in ready], desk)
     except NotMeasured as reason:
-        missing.update({one.job.asked: str(reason) for one in ready})
+        if len(ready) > 1:  # what one table lacks is no reason for the others
+            for one in ready:
+                _run(subject, instrument, [one], desk, missing)
+        else:
+            missing[ready[0].job.asked] = str(reason)
         return
     for one, table in zip(ready, made, strict=True):
         desk.tables[one.job.asked] = table
@@ -168,7 +195,8 @@ REFUSALS = {"samples": "cannot be asked for a text", "continuations": "does not 
 def _encode(subject: Subject, texts: list[Text], stream: str) -> list[Encoded]:
     """The texts as tokens, from memory where the same texts were tokenised the same way before."""
     limit = context_length(subject)
-    key = f"{_digest(_voice(subject), _written(texts))}.{limit}"
+    rows = subject.model.get_input_embeddings().weight.shape[0]  # a text may hold tokens that this model lacks
+    key = f"{_digest(_voice(subject), _written(texts))}.{limit}.{rows}"
     if key not in _encoded:
         _encoded[key] = encode(subject, texts, limit=limit, where=stream)
         while len(_encoded) > REMEMBERED:
@@ -178,24 +206,70 @@ def _encode(subject: Subject, texts: list[Text], stream: str) -> list[Encoded]:
 
 
 class _Keys:
-    """Names of stored tables: weights, texts and voice, columns, dtype and batch size; anything else cannot matter."""
+    """Names of stored tables: weights and settings, texts and voice, columns and batch size; no more can matter."""
 
     def __init__(self, subject: Subject, cache: Path | None, partner: Partner | None) -> None:
-        self.cache, self.subject, self.partner = cache, subject, partner
-        self.weights = weights_hash(subject) if cache is not None else ""
+        self.cache, self.partner = cache, partner
+        self.model = "" if cache is None else _digest(weights_hash(subject), _settings(subject))
         self.voice = _voice(subject)
-        self.dtype = str(next(subject.model.parameters()).dtype)
+
+    @cached_property
+    def other(self) -> str:
+        """The model before the removal, loaded for the instruments that run it."""
+        return "" if self.partner is None else _digest(self.partner.key, _settings(self.partner.subject))
 
     def path(self, job: Job, instrument: Entry) -> Path | None:
         if self.cache is None:
             return None
-        other = self.partner.key if instrument.meta["partner"] and self.partner is not None else ""
-        fields = [job.asked[1], job.asked[2], sorted(job.columns), self.dtype, BATCH_TOKENS, VERSION, other]
+        other = self.other if instrument.meta["partner"] else ""
+        fields = [job.asked[1], job.asked[2], sorted(job.columns), BATCH_TOKENS, VERSION, other]
         if instrument.name != "tokens":  # what is generated is told together with what the examples say of it
             fields += [[one.choices, one.alternative, one.subject] for one in map(job.examples.__getitem__, _ids(job))]
-        key = _digest(self.voice, _written(job.texts), self.weights, *fields)
+        key = _digest(self.voice, _written(job.texts), self.model, *fields)
         readable = re.sub(r"[^\w.-]+", "_", ".".join((job.stream, job.asked[2], job.asked[1])))
         return self.cache / f"{readable}.{key}.parquet"
+
+
+# Of a model's settings: where it came from, what its files say beside the model, and what a pass is told anyway.
+UNREAD = frozenset({
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "return_dict",
+    "output_attentions", "output_hidden_states",
+})
+
+
+def _settings(subject: Subject) -> list[Any]:
+    """What besides its weights decides what a model says, the same for every copy of it."""
+    model, tokenizer = subject.model, subject.tokenizer
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return [
+        str(next(model.parameters()).dtype), _read(model.config.to_dict()), context_length(subject),
+        ends if isinstance(ends, list | tuple) else [ends], sorted(tokenizer.all_special_ids), _adapters(model),
+    ]
+
+
+def _read(value: Any) -> Any:
+    """A setting as JSON, without those that change nothing, in an order that is the same in every process."""
+    if isinstance(value, Mapping):
+        return {str(name): _read(value[name]) for name in sorted(value, key=str) if name not in UNREAD}
+    if isinstance(value, set | frozenset):
+        return sorted(str(one) for one in value)
+    if isinstance(value, list | tuple):
+        return [_read(one) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def _adapters(model: Any) -> list[Any]:
+    """Of a PEFT model: which adapters are on, in every layer, and how strongly they count."""
+    if not is_adapter(model):
+        return []
+    states = ("disable_adapters", "active_adapters", "merged_adapters", "scaling")
+    layers = [
+        [name, type(module).__name__, *(_read(getattr(module, state, None)) for state in states)]
+        for name, module in model.named_modules() if hasattr(module, "adapter_layer_names")
+    ]
+    return [_read(model.active_adapters), bool(getattr(model, "_adapters_disabled", False)), sorted(layers, key=str)]
 
 
 def _written(texts: list[Text]) -> list[Any]:

@@ -29,11 +29,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from expunge import dist
 from expunge.data.tokenise import Text, prompt_tokens
 from expunge.errors import RecipeError
 from expunge.measure.desk import Desk, Job
-from expunge.measure.samples import BATCH_ROWS, cap, continue_greedily, continue_with, stop_tokens
+from expunge.measure.samples import (
+    BATCH_ROWS,
+    cap,
+    continue_greedily,
+    continue_with,
+    retraced,
+    said_to_each,
+    stop_tokens,
+)
 from expunge.measure.tables import Table
 from expunge.models import context_length
 from expunge.registry import instrument
@@ -65,17 +72,20 @@ class Taste:
     def pick(self, logits: Tensor, chance: Tensor) -> Tensor:
         """Tokens [R] from logits [R, V] and one number of [0, 1) each [R]: the inverse of the cumulated distribution.
 
-        Temperature first; then top_k keeps so many of the likeliest tokens, and top_p of those the likeliest up to the
-        one with which their share reaches it. It is the distribution of the token table's column scheme:T:K:P.
+        Temperature first; then top_k keeps so many of the likeliest tokens (and those as likely as the last of them:
+        nothing tells them apart), and top_p of those the likeliest up to the one with which their share reaches it.
+        It is the distribution of the token table's column scheme:T:K:P.
         """
-        p = (logits.float() / self.temperature).softmax(-1)
+        scores = logits.float() / self.temperature
         order: Tensor | None = None
-        if self.top_p < 1 or 0 < self.top_k < p.shape[-1]:
-            p, order = p.sort(stable=True, descending=True)
-            if self.top_k:
-                p[:, self.top_k :] = 0.0
-            if self.top_p < 1:
-                p = p * (p.cumsum(-1) - p < self.top_p * p.sum(-1, keepdim=True))
+        some = 0 < self.top_k < scores.shape[-1]
+        if some or self.top_p < 1:
+            scores, order = scores.sort(stable=True, descending=True)
+        if some:
+            scores = scores.masked_fill(scores < scores[:, self.top_k - 1 : self.top_k], -torch.inf)
+        p = scores.softmax(-1)
+        if self.top_p < 1:
+            p = p * (p.cumsum(-1) - p < self.top_p)
         edges = p.cumsum(-1)
         whole = edges[:, -1:]
         spot = (edges <= chance.unsqueeze(-1) * whole).sum(-1, keepdim=True)
@@ -190,8 +200,8 @@ def _starts(
     subject: Subject, job: Job, setting: Setting, stops: frozenset[int], desk: Desk
 ) -> Iterator[_Start]:
     room, asked = context_length(subject), prompt_tokens(subject, [text.prompt for text in job.texts])
-    own = "@" not in job.asked[2].partition("#")[0]  # the token table holds the answers after their own prompts
-    for text, one, bare, greedy in zip(job.texts, job.encoded, asked, desk.greedy(job), strict=True):
+    told = desk.greedy(subject, job)
+    for text, one, bare, greedy in zip(job.texts, job.encoded, asked, told, strict=True):
         places = np.flatnonzero(one.counted[1:]) + 1  # in the text, of every counted token
         if len(places) <= setting.prefix or not (text.prompt or setting.prefix):
             yield _Start(text, bare, np.zeros(0, dtype=np.int64), 0, [])
@@ -200,17 +210,8 @@ def _starts(
         before = one.tokens[:at] if setting.prefix else bare
         truth = one.tokens[places[setting.prefix :]]
         limit = min(setting.length or cap(len(truth)), room - len(before))
-        told = setting.greedy and own and np.array_equal(before, one.tokens[:at]) and bool((np.diff(places) == 1).all())
-        known = _retraced(truth, greedy[setting.prefix :], stops) if told else []
+        known = retraced(before, one, greedy, stops) if setting.greedy else []
         yield _Start(text, before, truth[: max(limit, 0)], max(limit, 0), known[: max(limit, 0)])
-
-
-def _retraced(truth: np.ndarray, greedy: np.ndarray, stops: frozenset[int]) -> list[int]:
-    """Greedy decoding as far as teacher forcing tells it: the true tokens and the first wrong one, or up to the end."""
-    wrong = np.flatnonzero(greedy != truth)
-    tokens: list[int] = greedy[: wrong[0] + 1].tolist() if len(wrong) else greedy.tolist()
-    ends = [i for i, token in enumerate(tokens) if token in stops]
-    return tokens[: ends[0] + 1] if ends else tokens
 
 
 def _said(
@@ -223,22 +224,21 @@ def _said(
     ]
     todo.sort(key=lambda i: _place(*slots[i]))
     groups = [todo[i : i + BATCH_ROWS] for i in range(0, len(todo), BATCH_ROWS)]
-    found: list[tuple[int, list[int]]] = []
-    for group in dist.shard(groups):
+
+    def say(group: Sequence[int]) -> list[list[int]]:
         starts = [slots[i][0] for i in group]
         before = [np.concatenate([one.before, np.asarray(one.known, dtype=np.int64)]) for one in starts]
         limits = [one.limit - len(one.known) for one in starts]
         if setting.greedy:
-            more = continue_greedily(subject, before, limits, stops, device=desk.device)
-        else:
-            chances = [
-                draw_of(setting.seed, _name(one.text), slots[i][1]).random(limit, dtype=np.float32)
-                for i, one, limit in zip(group, starts, limits, strict=True)
-            ]
-            more = continue_randomly(subject, before, chances, stops, setting.taste, device=desk.device)
-        found += list(zip(group, more, strict=True))
+            return continue_greedily(subject, before, limits, stops, device=desk.device)
+        chances = [
+            draw_of(setting.seed, _name(one.text), slots[i][1]).random(limit, dtype=np.float32)
+            for i, one, limit in zip(group, starts, limits, strict=True)
+        ]
+        return continue_randomly(subject, before, chances, stops, setting.taste, device=desk.device)
+
     desk.count(forwards=len(todo))
-    made = dict(dist.gather(found))
+    made = said_to_each(groups, say)
     return [[*start.known, *made.get(i, [])] for i, (start, _) in enumerate(slots)]
 
 

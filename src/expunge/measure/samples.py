@@ -7,6 +7,7 @@ generation starts there. Both hold because greedy decoding from a prompt retrace
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,9 @@ from expunge import dist
 from expunge.data.tasks import start_token
 from expunge.data.tokenise import Encoded, prompt_tokens
 from expunge.errors import RecipeError
-from expunge.measure.desk import Desk, Job
+from expunge.measure.desk import NOT_FINITE, Desk, Job
 from expunge.measure.forward import packed_head
-from expunge.measure.tables import Table
+from expunge.measure.tables import NotMeasured, Table
 from expunge.models import context_length, quiet_libraries
 from expunge.registry import instrument
 from expunge.types import Subject
@@ -48,7 +49,8 @@ def samples(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
 
 def _table(subject: Subject, job: Job, desk: Desk) -> Table:
     prompts = [text.prompt for text in job.texts]
-    made = measure_samples(subject, prompts, job.encoded, desk.greedy(job), device=desk.device, most=_most(job))
+    greedy = desk.greedy(subject, job)
+    made = measure_samples(subject, prompts, job.encoded, greedy, device=desk.device, most=_most(job))
     desk.count(forwards=sum(one.produced > 0 for one in made))
     decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
     asked = [job.examples[text.id] for text in job.texts]
@@ -83,15 +85,15 @@ def cap(num_answer_tokens: int) -> int:
 
 
 def measure_samples(
-    subject: Subject, prompts: Sequence[str], encoded: Sequence[Encoded], greedy: Sequence[np.ndarray] | None,
-    *, device: str = "cpu", most: int | None = None,
+    subject: Subject, prompts: Sequence[str], encoded: Sequence[Encoded],
+    greedy: Sequence[np.ndarray | None] | None, *, device: str = "cpu", most: int | None = None,
 ) -> list[Generation]:
     """Greedy generations for prompts.
 
     Args:
         prompts: what is asked. encoded: the same prompts with their true answers.
-        greedy: per row the greedy choice at each counted position (token instrument), or None to use no saving.
-            Encoder-decoders use none.
+        greedy: per row the greedy choice at each counted position (token instrument), or None where nothing is known.
+            None for all rows to use no saving; encoder-decoders use none.
         most: tokens of a generation at most; None: as the true answer says, see `cap`.
     Returns: one Generation per prompt, in order.
     Cost: prefill plus one forward per token produced, in batches of similar remaining length, finished rows dropped.
@@ -102,21 +104,23 @@ def measure_samples(
         limits = [min(most or cap(int(one.counted.sum())), context_length(subject) - 1) for one in encoded]
         return _answered(subject, asked, limits, stops, device)
     greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
-    known = [_known(a, one, g, stops) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
+    told = [retraced(a, one, g, stops) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
+    ended = [not stops.isdisjoint(tokens[-1:]) for tokens in told]
+    known = [tokens[:-1] if done else tokens for tokens, done in zip(told, ended, strict=True)]
     room = context_length(subject)
     limits = [min(most or cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
-    open_rows = [i for i, (prefix, done) in enumerate(known) if not done and len(prefix) < limits[i]]
-    open_rows.sort(key=lambda i: limits[i] - len(known[i][0]))
+    open_rows = [i for i, prefix in enumerate(known) if not ended[i] and len(prefix) < limits[i]]
+    open_rows.sort(key=lambda i: limits[i] - len(known[i]))
     groups = [open_rows[i : i + BATCH_ROWS] for i in range(0, len(open_rows), BATCH_ROWS)]
-    found: list[tuple[int, list[int]]] = []
-    for group in dist.shard(groups):
-        starts = [np.concatenate([asked[i], np.asarray(known[i][0], dtype=np.int64)]) for i in group]
-        more = continue_greedily(subject, starts, [limits[i] - len(known[i][0]) for i in group], stops, device=device)
-        found += list(zip(group, more, strict=True))
-    produced = dict(dist.gather(found))
+
+    def say(group: Sequence[int]) -> list[list[int]]:
+        starts = [np.concatenate([asked[i], np.asarray(known[i], dtype=np.int64)]) for i in group]
+        return continue_greedily(subject, starts, [limits[i] - len(known[i]) for i in group], stops, device=device)
+
+    produced = said_to_each(groups, say)
     return [
         Generation([*prefix, *produced.get(i, [])][: limits[i]], len(produced.get(i, [])))
-        for i, (prefix, _) in enumerate(known)
+        for i, prefix in enumerate(known)
     ]
 
 
@@ -126,12 +130,31 @@ def _answered(
     """What an encoder-decoder says to each source, each up to its limit."""
     order = sorted(range(len(asked)), key=lambda i: limits[i])
     groups = [order[i : i + BATCH_ROWS] for i in range(0, len(order), BATCH_ROWS)]
-    found: list[tuple[int, list[int]]] = []
-    for group in dist.shard(groups):
-        said = translate_greedily(subject, [asked[i] for i in group], [limits[i] for i in group], stops, device=device)
-        found += list(zip(group, said, strict=True))
-    said_to = dict(dist.gather(found))
+
+    def say(group: Sequence[int]) -> list[list[int]]:
+        return translate_greedily(subject, [asked[i] for i in group], [limits[i] for i in group], stops, device=device)
+
+    said_to = said_to_each(groups, say)
     return [Generation(said_to[i], len(said_to[i])) for i in range(len(asked))]
+
+
+def said_to_each(
+    groups: Sequence[Sequence[int]], say: Callable[[Sequence[int]], list[list[int]]]
+) -> dict[int, list[int]]:
+    """What `say` makes of each group, by the numbers in the groups, which the ranks share among them.
+
+    Raises: NotMeasured on every rank if on one.
+    """
+    found: list[tuple[int, list[int]]] = []
+    reasons: list[str] = []
+    try:
+        for group in dist.shard(groups):
+            found += zip(group, say(group), strict=True)
+    except NotMeasured as reason:  # raised at once, it would leave the other ranks waiting
+        reasons.append(str(reason))
+    for told in dist.gather(reasons):
+        raise NotMeasured(told)
+    return dict(dist.gather(found))
 
 
 @torch.no_grad()
@@ -142,7 +165,11 @@ def translate_greedily(
 
     Nothing but the argmax decides: of the model's generation settings only the language code that must come first
     and the tokens that may never come are kept, no beams, no penalties, no forced end.
+
+    Raises: NotMeasured for logits that are not finite.
     """
+    from transformers import LogitsProcessorList
+
     width = max(len(source) for source in asked)
     ids = torch.zeros(len(asked), width, dtype=torch.long, device=device)  # [B, S], padded on the right
     mask = torch.zeros_like(ids)
@@ -158,7 +185,7 @@ def translate_greedily(
             do_sample=False, num_beams=1, num_return_sequences=1, early_stopping=False, length_penalty=1.0,
             repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0,
             encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=None, forced_eos_token_id=None,
-            suppress_tokens=None, begin_suppress_tokens=None,
+            suppress_tokens=None, begin_suppress_tokens=None, logits_processor=LogitsProcessorList([_checked]),
         )
     answers = []
     for row, limit in zip(out[:, 1:].tolist(), limits, strict=True):
@@ -179,21 +206,53 @@ def stop_tokens(subject: Subject, encoded: Sequence[Encoded] = ()) -> frozenset[
     return frozenset(int(token) for token in found if token is not None)
 
 
-def _known(
-    asked: np.ndarray, one: Encoded, greedy: np.ndarray | None, stops: frozenset[int]
-) -> tuple[list[int], bool]:
-    """Tokens of the generation that teacher forcing already tells, and whether that is all of it."""
-    start = one.prompt_length
-    if greedy is None or not np.array_equal(asked, one.tokens[:start]) or not one.counted[start:].all():
-        return [], False  # the prompt alone is tokenised differently: no identity
-    answer = one.tokens[start:]
-    wrong = np.flatnonzero(greedy != answer)
-    agreed = int(wrong[0]) if len(wrong) else len(answer)
-    tokens = [int(token) for token in answer[:agreed]]
-    if len(wrong):
-        tokens.append(int(greedy[agreed]))
+def retraced(before: np.ndarray, one: Encoded, greedy: np.ndarray | None, stops: frozenset[int]) -> list[int]:
+    """What is said greedily after `before`, as far as teacher forcing already tells it.
+
+    Those are the true tokens up to the first wrong one or one that ends the generation, both of them included. Nothing
+    where the text does not begin with `before` (a prompt may be tokenised differently alone), and nothing beyond a
+    place that does not count.
+
+    Args:
+        greedy: the greedy choice at each counted token of `one` but its first; None: teacher forcing tells nothing.
+    """
+    at = len(before)
+    if greedy is None or not at or not np.array_equal(before, one.tokens[:at]):
+        return []
+    counted = np.append(one.counted[at:], False)
+    length, skipped = int(counted.argmin()), int(one.counted[1:at].sum())
+    chosen = greedy[skipped : skipped + length]
+    wrong = np.flatnonzero(chosen != one.tokens[at : at + length])
+    tokens: list[int] = (chosen[: wrong[0] + 1] if len(wrong) else chosen).tolist()
     ends = [i for i, token in enumerate(tokens) if token in stops]
-    return (tokens[: ends[0]], True) if ends else (tokens, False)
+    return tokens[: ends[0] + 1] if ends else tokens
+
+
+def _check_finite(logits: Tensor) -> None:
+    """Logits [R, V] of a ruined model would otherwise say the first token of the vocabulary, often the end.
+
+    Raises: NotMeasured. Some tokens may be impossible (-inf), not all of them.
+    """
+    if not logits.amax(-1).isfinite().all():
+        raise NotMeasured(NOT_FINITE)
+
+
+def _checked(_: Tensor, scores: Tensor) -> Tensor:
+    """The check as a step of a generation in transformers."""
+    _check_finite(scores)
+    return scores
+
+
+def _check_memory(model: Any) -> None:
+    """Recurrent models swallow keys and values unread and would see the last token alone.
+
+    Raises: NotMeasured.
+    """
+    from transformers import PreTrainedModel
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside an adapter
+    if isinstance(base, PreTrainedModel) and "past_key_values" not in inspect.signature(base.forward).parameters:
+        raise NotMeasured("this model's architecture keeps no keys and values: it cannot be asked here")
 
 
 def continue_greedily(
@@ -211,10 +270,13 @@ def continue_with(
     """Continuations of token prefixes by whatever `choose` chooses, each up to its limit or a stop token.
 
     A prefix that stands several times is read once.
+
+    Raises: NotMeasured for logits that are not finite, and for a model that keeps no keys and values.
     """
     from transformers import DynamicCache
 
     model = subject.model
+    _check_memory(model)
     first: dict[bytes, int] = {}
     which = [first.setdefault(start.tobytes(), len(first)) for start in starts]  # of the distinct ones, for every row
     distinct = [starts[which.index(number)] for number in range(len(first))]
@@ -234,6 +296,7 @@ def continue_with(
             logits = model(
                 input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
             ).logits[0]
+        _check_finite(logits)
         if len(logits) < len(rows):
             of_row = torch.tensor(which, dtype=torch.long, device=device)
             cache.batch_select_indices(of_row)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import os
+import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expunge.run import storage
+
+ABANDONED = 3600.0  # seconds after which a half-written table has no writer any more
+MOST_LETTERS = 60  # of a table's name in that of its half-written file: names of files have a limit
 
 # Token tables, one row per (example, item); `item` numbers the texts of a variant (false answer 0, 1, ...):
 #   id, item, zlib (bytes of the compressed text), and per counted token:
@@ -97,10 +105,12 @@ class Table:
 
         Raises: StorageError.
         """
-        aside = path.with_suffix(".partial")
+        start = path.stem[-MOST_LETTERS:]
+        aside = path.with_name(f"{start}.{os.getpid()}.{secrets.token_hex(4)}.partial")  # others may write it as well
         with storage(path):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                _sweep(path.parent, start)
                 pq.write_table(self.arrow, aside)
                 aside.replace(path)
             finally:
@@ -109,6 +119,22 @@ class Table:
     @staticmethod
     def read(path: Path) -> Table:
         return Table(pq.read_table(path))
+
+    @staticmethod
+    def stored(path: Path) -> Table | None:
+        """The table that is kept there; None where there is none or it cannot be read."""
+        try:
+            return Table.read(path)
+        except (OSError, pa.ArrowException):  # not there, cut off, or no Parquet at all
+            return None
+
+
+def _sweep(folder: Path, start: str) -> None:
+    """Remove what writers of the same table left behind that were killed."""
+    for left in folder.glob(f"{glob.escape(start)}.*.partial"):
+        with contextlib.suppress(OSError):  # another writer may have removed it
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 Key = tuple[str, str, str, str]  # subject, stream, instrument, variant

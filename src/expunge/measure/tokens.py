@@ -17,17 +17,18 @@ from torch import Tensor
 from expunge import dist
 from expunge.data.tokenise import Encoded, by_length, collate
 from expunge.errors import RecipeError
-from expunge.measure.desk import Desk, Job
+from expunge.measure.desk import NOT_FINITE, Desk, Job
 from expunge.measure.forward import kept_logits
 from expunge.measure.packed import TRIAL, Family, can_share, families, run_families, sliding_window
 from expunge.measure.spans import span_codes
-from expunge.measure.tables import Table
+from expunge.measure.tables import NotMeasured, Table
 from expunge.registry import instrument
 from expunge.types import Subject
 
 BATCH_TOKENS = 4096  # padded tokens of one forward without gradients: more falls out of the cache of a CPU
 MOST_PADDING = 0.03  # of a batch of a quarter that size
 CHUNK = 1024  # positions whose [chunk, V] temporaries live at once
+MOST_LOGITS = 2**28  # bytes of the logits of a batch, and of one [chunk, V] temporary
 MOST_VOCAB = 1024  # tokens of a stored distribution: all of them in small vocabularies
 ALWAYS = ("token", "logp", "argmax", "greedy")  # cost nothing beyond the forward
 VOCAB = ("vocab_ids", "vocab_logp", "vocab_rest")  # the whole next-token distribution
@@ -36,10 +37,15 @@ COLUMNS = (*ALWAYS, "rank", "margin", "mean", "var", "span", *VOCAB)  # and sche
 
 @instrument("tokens")
 def tokens(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
-    """Token tables of all jobs from one pooled pass; see `measure_tokens`."""
+    """Token tables of all jobs from one pooled pass; see `measure_tokens`.
+
+    Raises: NotMeasured when a token's log-probability is not finite: a ruined model has not forgotten.
+    """
     pooled = [one for job in jobs for one in job.encoded]
     wanted = [job.columns for job in jobs for _ in job.encoded]
     rows = measure_each(subject, pooled, wanted, device=desk.device, desk=desk)
+    if not all(np.isfinite(row["logp"]).all() for row in rows):  # told here, where every rank sees the same rows
+        raise NotMeasured(NOT_FINITE)
     tables, start = [], 0
     for job in jobs:
         mine = rows[start : start + len(job.encoded)]
@@ -87,7 +93,7 @@ def measure_each(
         trial = TRIAL if tried else (0, 0)
         desk.count(forwards=len(units) + trial[0], tokens=sum(unit.size for unit in units) + trial[1])
     rows: list[tuple[int, dict[str, np.ndarray]]] = []
-    for group in dist.shard(list(_batches(units))):
+    for group in dist.shard(list(_batches(units, encoded, _most_counted(subject.model)))):
         rows += _rows(subject, encoded, wanted, group, device)
     found = dict(dist.gather(rows))
     return [
@@ -112,12 +118,25 @@ def _asked(name: str, columns: frozenset[str]) -> bool:
     return name in ALWAYS or name in columns or (name in VOCAB and not columns.isdisjoint(VOCAB))
 
 
-def _batches(units: Sequence[Family]) -> Iterator[list[Family]]:
-    """Units of similar length; families of several texts apart from texts alone."""
+def _most_counted(model: Any) -> int:
+    """Counted positions of one batch whose logits stay under a bound."""
+    size, dtype = int(model.get_input_embeddings().weight.shape[0]), next(model.parameters()).dtype
+    return max(256, MOST_LOGITS // (size * int(dtype.itemsize)))
+
+
+def _batches(units: Sequence[Family], encoded: Sequence[Encoded], most: int) -> Iterator[list[Family]]:
+    """Units of similar length, with at most that many counted tokens; families of several texts apart from others."""
     for alone in (True, False):
         chosen = [unit for unit in units if (len(unit.members) == 1) is alone]
+        counted = [sum(int(encoded[i].counted.sum()) for i in unit.members) for unit in chosen]
         for group in _close([unit.size for unit in chosen]) if chosen else ():
-            yield [chosen[i] for i in group]
+            full = np.cumsum([counted[i] for i in group])
+            start = 0
+            while start < len(group):
+                before = full[start] - counted[group[start]]
+                end = max(start + 1, int(np.searchsorted(full, before + most, side="right")))
+                yield [chosen[i] for i in group[start:end]]
+                start = end
 
 
 def _close(sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -152,11 +171,10 @@ def _rows(
     places = np.split(np.arange(sizes.sum()), np.cumsum(sizes)[:-1])
     for columns in dict.fromkeys(wanted[i] for i, _ in owners):  # texts that want the same are worked on together
         mine = [j for j, (i, _) in enumerate(owners) if wanted[i] == columns]
-        if len(mine) == len(owners):
-            packed = _columns(logits, targets, columns)
-        else:
+        at = None
+        if len(mine) < len(owners):
             at = torch.from_numpy(np.concatenate([places[j] for j in mine])).to(logits.device)
-            packed = _columns(logits[at], targets[at], columns)
+        packed = _columns(logits, targets, columns, at)
         ends = np.cumsum(sizes[mine])[:-1]
         pieces = {name: np.split(values.cpu().numpy(), ends) for name, values in packed.items()}
         rows += [
@@ -165,8 +183,25 @@ def _rows(
     return rows
 
 
-def _columns(logits: Tensor, targets: Tensor, columns: frozenset[str]) -> dict[str, Tensor]:
-    """Columns of counted positions, [K] each (those of the vocabulary [K, k]), from logits [K, V]."""
+def _columns(
+    logits: Tensor, targets: Tensor, columns: frozenset[str], at: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Columns of counted positions, [K] each (those of the vocabulary [K, k]), from logits [K, V].
+
+    Args:
+        at: which rows are meant; None: all. What is wider than a number per row is made of a few rows at a time.
+    """
+    rows = max(1, min(CHUNK, MOST_LOGITS // (4 * logits.shape[-1])))
+    if at is None:
+        pieces = zip(logits.split(rows), targets.split(rows), strict=True)
+        found = [_few(part, right, columns) for part, right in pieces]
+    else:
+        found = [_few(logits[some], targets[some], columns) for some in at.split(rows)]
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
+
+
+def _few(logits: Tensor, targets: Tensor, columns: frozenset[str]) -> dict[str, Tensor]:
+    """`_columns` of as many rows as may be copied whole."""
     wide = logits.float() if logits.dtype.itemsize < 4 else logits
     greedy = logits.argmax(-1)
     out = {
@@ -182,12 +217,12 @@ def _columns(logits: Tensor, targets: Tensor, columns: frozenset[str]) -> dict[s
         best = wide.topk(2).values
         out["margin"] = best[:, 0] - best[:, 1]
     if "mean" in columns or "var" in columns:
-        out["mean"], out["var"] = _moments(logits)
+        out["mean"], out["var"] = _moments(wide)
     for name in columns:
         if name.startswith("scheme:"):
-            out[name] = _scheme(logits, targets, name)
+            out[name] = _scheme(wide, targets, name)
     if not columns.isdisjoint(VOCAB):
-        out |= dict(zip(VOCAB, _distribution(logits), strict=True))
+        out |= dict(zip(VOCAB, _distribution(wide), strict=True))
     return out
 
 
@@ -203,52 +238,38 @@ def _scheme(logits: Tensor, targets: Tensor, name: str) -> Tensor:
         raise RecipeError(name, "no decoding scheme", "scheme:TEMPERATURE:TOP_K:TOP_P", "Correct it") from error
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise RecipeError(name, "out of range", "temperature and top_k 0 or more, top_p in (0, 1]", "Correct it")
-    found = []
-    for part, right in zip(logits.split(CHUNK), targets.split(CHUNK), strict=True):
-        if temperature == 0:
-            hit = part.argmax(-1) == right
-            found.append(torch.where(hit, 0.0, -torch.inf))
-            continue
-        scores = part.float() / temperature
-        if 0 < top_k < scores.shape[-1]:
-            least = scores.topk(int(top_k)).values[:, -1:]
-            scores = scores.masked_fill(scores < least, -torch.inf)
-        if top_p < 1:
-            ordered, order = scores.sort(-1, descending=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass of all that are more likely
-            scores = scores.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
-        found.append(scores.log_softmax(-1).gather(-1, right.unsqueeze(-1))[:, 0])
-    return torch.cat(found)
+    if temperature == 0:
+        return torch.where(logits.argmax(-1) == targets, 0.0, -torch.inf)
+    scores = logits.float() / temperature
+    if 0 < top_k < scores.shape[-1]:
+        least = scores.topk(int(top_k)).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if top_p < 1:
+        ordered, order = scores.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # the mass of all that are more likely
+        scores = scores.masked_fill((before >= top_p).gather(-1, order.argsort(-1)), -torch.inf)
+    return scores.log_softmax(-1).gather(-1, targets.unsqueeze(-1))[:, 0]
 
 
 def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of log p(v) under v ~ p, per position [K]."""
-    means, variances = [], []
-    for part in logits.split(CHUNK):
-        logp = part.float().log_softmax(-1)
-        p = logp.exp()
-        mean = (p * logp).sum(-1)
-        means.append(mean)
-        variances.append((p * (logp - mean.unsqueeze(-1)).square()).sum(-1))  # centred: no cancellation
-    return torch.cat(means), torch.cat(variances)
+    logp = logits.float().log_softmax(-1)
+    p = logp.exp()
+    mean = (p * logp).sum(-1)
+    return mean, (p * (logp - mean.unsqueeze(-1)).square()).sum(-1)  # centred: no cancellation
 
 
 def _distribution(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The most likely tokens in the order of their ids [K, k], their log-probabilities [K, k], what is left [K]."""
     size = min(logits.shape[-1], MOST_VOCAB)
-    ids, values = [], []
-    for part in logits.split(CHUNK):
-        logp = part.float().log_softmax(-1)
-        if size < logp.shape[-1]:
-            chosen = logp.topk(size, sorted=False).indices.sort(-1).values
-            ids.append(chosen.int())
-            values.append(logp.gather(-1, chosen))
-        else:
-            ids.append(torch.arange(size, dtype=torch.int32, device=logp.device).expand(len(logp), -1))
-            values.append(logp)
-    logp = torch.cat(values)
-    rest = 1 - logp.double().exp().sum(-1) if size < logits.shape[-1] else logp.new_zeros(len(logp))
-    return torch.cat(ids), logp, rest.clamp(min=0).float()
+    logp = logits.float().log_softmax(-1)
+    if size == logits.shape[-1]:
+        ids = torch.arange(size, dtype=torch.int32, device=logp.device).expand(len(logp), -1)
+        return ids, logp, logp.new_zeros(len(logp))
+    chosen = logp.topk(size, sorted=False).indices.sort(-1).values
+    kept = logp.gather(-1, chosen)
+    rest = 1 - kept.double().exp().sum(-1)
+    return chosen.int(), kept, rest.clamp(min=0).float()
 
 
 def token_columns(

@@ -18,6 +18,7 @@ from expunge.metrics.stats import Floats, Interval, spread
 Values = Mapping[str, float] | Sequence[float] | Floats
 Verdict = Literal["equivalent", "different", "undecided"]
 _MOST = 10**9  # examples: beyond it the number says nothing
+_HEAVY = 5.0  # kurtosis (the normal's is 3) above which Student's t trusts too much what few values show
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Equivalence:
         """How many examples (with as many to a group as now) would give this power; None when nothing tells.
 
         The smallest n with margin >= (t + z) se sqrt(now / n), t at n's degrees of freedom, z = Phi^-1((1+power)/2);
-        from a constant sample, whose reach falls with 1/n, the same without the root.
+        from a constant sample, whose reach falls with 1/n, the same without the root. Where few values carry the
+        spread (see `equivalence`) it is on the safe side.
         """
         if self.n == 0 or not self.se > 0 or not math.isfinite(self.se):
             return None
@@ -74,14 +76,37 @@ class _Sample:
     square: float  # of the standard error of the mean; 0 when no spread is seen
     n: int
     units: int
+    df: int
     grouped: bool
 
     @staticmethod
-    def of(values: Floats, codes: np.ndarray | None) -> _Sample:
-        _, away, _ = spread(values, codes)
-        units = len(away)
-        square = float((away**2).sum()) * units / max(1, units - 1) / len(values) ** 2
-        return _Sample(float(values.mean()), square, len(values), units, codes is not None)
+    def of(values: Floats, codes: np.ndarray | None, margin: float, unit_range: float) -> _Sample:
+        """Where few carry the spread, one unit is added unit_range above the mean, and one as far below."""
+        _, away, sizes = spread(values, codes)
+        n, units = len(values), len(away)
+        size = float((sizes**2).sum()) / n  # of the group that an example drawn at random is in
+        added = 2 if _few_carry(away, size, margin) else 0
+        sums = float((away**2).sum()) + added * (unit_range * size) ** 2
+        counted = units + added
+        square = sums * counted / max(1, counted - 1) / (n + added * size) ** 2
+        return _Sample(float(values.mean()), square, n, units, counted - 1, codes is not None)
+
+
+def _few_carry(away: Floats, size: float, margin: float) -> bool:
+    """Whether the spread comes from a few units that depart by more than the margin: leaks among equal examples.
+
+    What that does to "equivalent" at a true difference of the margin 0.1, ones among zeros, exact: 0, 3.8, 3.4, 5.8,
+    5.7 % for n = 20, 31, 50, 100, 200 (Student's t: 0, 17, 11, 12, 9 %); at margin 0.2 at most 7 %, at 0.3 at most 8 %
+    and 11 % with n = 20. Simulated at 0.1: whole groups that leak, 5 to 15 examples each, at most 6.3 % (20 to 100
+    groups); unpaired at most 5.8 % (n 20 to 400). Noise about zero in place of zeros: 2 to 7 % for n of 31 and more
+    (12 to 7 %), and 9 % with 20, for a leak that was not drawn is not held against a sample with spread.
+    What is lost where there is no difference: normal, SD 0.15, passes in 76, 94, 100 % for n = 20, 31, 50 (Student's
+    77, 95, 100 %); Laplace's of scale 0.1, as heavy in its tails, in 68, 84, 99 % (82, 96, 100 %).
+    """
+    second = float((away**2).mean())
+    if second == 0 or np.abs(away).max() <= margin * size:
+        return False
+    return float((away**4).mean()) > _HEAVY * second**2
 
 
 def equivalence(
@@ -96,6 +121,9 @@ def equivalence(
     what the examples of a group share is counted once. Without, every example is a group, which is Student's.
     A constant sample (paired: constant differences; groups that do not differ) shows no spread; then t se is at least
     unit_range * 3 / G, the rule of three for what may hide outside G groups, never zero.
+    Where a few groups carry the spread (kurtosis above 5, and one departs from the mean by more than the margin: one
+    leak among thirty zeros), Student's t passes too often; then se is that of the sample with two more groups, one
+    unit_range above and one below the mean. At a true rate of 0.1, the margin, at most 6 % pass (see `_few_carry`).
 
     Args:
         a, b: values by example id; paired=True uses the ids both have (and wants mappings).
@@ -106,7 +134,8 @@ def equivalence(
         clusters_b: those of `b` if unpaired, where they differ.
     Returns: Equivalence; power is that of `equivalence_of`.
     Raises: NotMeasured when a sample is empty, no id is shared, or a value is not finite.
-    Source: Schuirmann 1987; Hanley and Lippman-Hand 1983 (rule of three); Liang and Zeger 1986 (groups).
+    Source: Schuirmann 1987; Hanley and Lippman-Hand 1983 (rule of three); Liang and Zeger 1986 (groups); Agresti and
+        Caffo 2000 (values added to rates; here to the error alone, the difference stays).
     """
     sides: list[tuple[Floats, np.ndarray | None]]
     if not (paired or clusters or clusters_b):
@@ -125,9 +154,9 @@ def equivalence(
         raise NotMeasured("no example in common" if paired else "no example on one side of the comparison")
     if not all(np.isfinite(values).all() for values, _ in sides):
         raise NotMeasured("a value to be compared is not finite")
-    samples = [_Sample.of(values, codes) for values, codes in sides]
+    samples = [_Sample.of(values, codes, margin, unit_range) for values, codes in sides]
     se = math.sqrt(sum(sample.square for sample in samples))
-    weight = sum(sample.square**2 / (sample.units - 1) for sample in samples if sample.square > 0)
+    weight = sum(sample.square**2 / sample.df for sample in samples if sample.square > 0)
     df = se**4 / weight if weight > 0 else math.inf
     least = min((sample.units for sample in samples if sample.square == 0), default=0)
     floor = unit_range * 3 / least / _t(level, df) if least else 0.0
@@ -160,7 +189,7 @@ def equivalence_of(
         verdict = "equivalent"
     elif low > margin or high < -margin:
         verdict = "different"
-    power = max(0.0, 2 * float(special.ndtr((margin - reach) / se)) - 1) if se > 0 else 1.0
+    power = 1.0 if se == 0 else 0.0 if math.isnan(se) else max(0.0, 2 * float(special.ndtr((margin - reach) / se)) - 1)
     return Equivalence(difference, (low, high), margin, power, se, verdict, level, df, n)
 
 

@@ -17,7 +17,7 @@ from expunge.report.schema import Evidence, Measured, Outcome
 from expunge.report.several import Claim, Pooled, Several
 
 ORDER: tuple[Outcome, ...] = ("PASS", "INCONCLUSIVE", "FAIL")
-BOUNDED = numbers.SHARES | {"auc", "ratio", "utility"}  # units of values between 0 and 1
+BOUNDED = numbers.SHARES | {"auc", "utility"}  # units of values between 0 and 1; a ratio may be above
 
 
 def pool(runs: Sequence[tuple[str, Evidence]]) -> Several:

@@ -206,7 +206,7 @@ class Draws:
 
     def studentised(self, value: float, shares: Floats, bounds: Interval | None) -> Interval | None:
         """The bootstrap-t interval; None where too many draws have no spread to divide by, and no bounds are known."""
-        flat = self.errors <= 1e-9 * self.error
+        flat = self.errors <= 1e-6 * self.error  # the root of what rounding leaves of a difference of squares
         endless = np.where(self.moved > 0, np.inf, -np.inf)
         ratios = np.where(flat, endless, self.moved / np.where(flat, 1.0, self.errors))
         ratios[flat & (np.abs(self.moved) <= 1e-9 * self.error)] = 0.0

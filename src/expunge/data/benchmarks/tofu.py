@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.data.examples import check_stream
-from expunge.data.readers import read_rows, read_text
+from expunge.data.readers import read_dataset, read_rows, read_text
 from expunge.errors import DataError
 from expunge.registry import reader
 from expunge.types import Data, Example, Role, Stream
@@ -28,7 +28,7 @@ _ROLES: dict[Part, Role] = {
 
 @reader("tofu")
 def tofu(*, data: str, part: Part, split: Split = "forget10", limit_authors: int | None = None) -> list[Example]:
-    """One part of TOFU from the folder `data`; see `tofu_data`."""
+    """One part of TOFU from the folder or hub name `data`; see `tofu_data`."""
     return list(tofu_data(data, split, limit_authors)[part].examples)
 
 
@@ -99,11 +99,11 @@ def _authors(split: Split, limit: int | None) -> tuple[int, int]:
 
 @cache
 def _rows(root: Path, name: str) -> list[dict[str, Any]]:
-    rows = read_rows(root / name)
+    hub = not root.exists() and len(root.parts) == 2 and not root.is_absolute()  # locuslab/TOFU
+    rows = list(read_dataset(str(root), Path(name).stem, "train")) if hub else read_rows(root / name)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not {"question", "answer"} <= row.keys():
-            raise DataError(f"{root / name}, line {number}", "no question and answer", "accepted: the published files",
-                            "Copy the folder again")
+            raise DataError(f"{root / name}, line {number}", "no question and answer", "the published files", "Copy it")
     return rows
 
 
