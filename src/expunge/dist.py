@@ -5,6 +5,7 @@ Started by `accelerate launch` or `torchrun`; with one process every function is
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,6 +39,7 @@ def setup(device: str = "cpu") -> str:
         )
     if world_size() > 1 and not torch.distributed.is_initialized():
         PartialState(cpu=device == "cpu")
+        atexit.register(_leave)
     actual = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     if actual != world_size():
         raise RecipeError(
@@ -49,6 +51,14 @@ def setup(device: str = "cpu") -> str:
     if device == "cuda" and world_size() > 1:
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return device
+
+
+def _leave() -> None:
+    """Let go of the other ranks before the interpreter goes: threads that still listen would abort the process."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def describe() -> dict[str, Any]:
