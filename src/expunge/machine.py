@@ -48,6 +48,13 @@ def _keep_buffers() -> None:
     mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
 
 
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can: it keeps what lies between living blocks."""
+    if platform.libc_ver()[0] == "glibc":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
 def num_threads() -> int:
     """How many threads to compute with: as many as there are idle cores now, at least one.
 

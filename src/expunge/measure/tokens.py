@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expunge import dist
+from expunge import dist, machine
 from expunge.data.tokenise import Encoded, by_length, collate
 from expunge.errors import RecipeError
 from expunge.measure.desk import NOT_FINITE, Desk, Job
@@ -27,6 +27,7 @@ from expunge.types import Subject
 
 BATCH_TOKENS = 4096  # padded tokens of one forward without gradients: more falls out of the cache of a CPU
 MOST_PADDING = 0.03  # of a batch of a quarter that size
+TRIMMED = 16  # batches after which freed memory is given back: buffers of many sizes leave holes between the rows
 CHUNK = 1024  # positions whose [chunk, V] temporaries live at once
 MOST_LOGITS = 2**28  # bytes of the logits of a batch, and of one [chunk, V] temporary
 MOST_VOCAB = 1024  # tokens of a stored distribution: all of them in small vocabularies
@@ -93,8 +94,10 @@ def measure_each(
         trial = TRIAL if tried else (0, 0)
         desk.count(forwards=len(units) + trial[0], tokens=sum(unit.size for unit in units) + trial[1])
     rows: list[tuple[int, dict[str, np.ndarray]]] = []
-    for group in dist.shard(list(_batches(units, encoded, _most_counted(subject.model)))):
+    for done, group in enumerate(dist.shard(list(_batches(units, encoded, _most_counted(subject.model)))), 1):
         rows += _rows(subject, encoded, wanted, group, device)
+        if done % TRIMMED == 0:
+            machine.trim()
     found = dict(dist.gather(rows))
     return [
         {name: values for name, values in found[i].items() if _asked(name, columns)}
