@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from expunge import machine
+from expunge import dist, machine
 from expunge.cli import audit, bench, calibrate, demo, listing, report, run, show, train, unlearn
 from expunge.errors import ExpungeError
 
@@ -53,4 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    dist.leave(code)
+    sys.exit(code)
