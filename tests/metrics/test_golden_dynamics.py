@@ -13,13 +13,14 @@ from expunge.data.tokenise import Encoded
 from expunge.measure.tables import Table, Tables
 from expunge.measure.tokens import measure_tokens, token_columns
 from expunge.metrics.discoverable import (
-    common_prefix_share,
+    GREEDY,
+    common_prefix,
     discoverable_extraction,
     log10_samples_needed,
     np_extraction,
     prob_within,
     samples_needed,
-    token_match_share,
+    token_match,
 )
 from expunge.metrics.exposure import exposure_of, rank_of
 from expunge.metrics.memorization import counterfactual_memorization, memorization_accuracy
@@ -68,12 +69,16 @@ def test_the_scheme_of_the_token_table():
 def test_discoverable():
     given, expected = case("discoverable")
     pairs = list(zip(given["generated"], given["truth"], strict=True))
-    assert [token_match_share(*pair) for pair in pairs] == pytest.approx(expected["hamming"], **CLOSE)
-    shares = [common_prefix_share(*pair) for pair in pairs]
-    assert shares == pytest.approx(expected["lcp"], **CLOSE)
     hits = [(str(i), [a == b for a, b in zip(*pair, strict=True)]) for i, pair in enumerate(pairs)]
     found = discoverable_extraction(tables(token_table("argmax", hits)), prefix=0, suffix=4)
     assert found.value == pytest.approx(expected["rate"], **CLOSE)
+    begun = common_prefix(tables(token_table("argmax", hits)), prefix=0, suffix=4)
+    assert list(begun.per_example.values()) == pytest.approx(expected["lcp"], **CLOSE)
+    matches = [np.array(row) for _, row in hits]
+    said = Table.of({"id": [key for key, _ in hits], "item": [0] * len(hits), "match": matches})
+    where = ("this", "forget", "sampled", GREEDY.format(prefix=0, suffix=4))
+    met = token_match(Tables({where: said}, "forget", {}), prefix=0, suffix=4)
+    assert list(met.per_example.values()) == pytest.approx(expected["hamming"], **CLOSE)
 
 
 def test_exact_memorization_of_a_corpus():

@@ -12,7 +12,7 @@ from expunge.measure.tables import Table, Tables
 from expunge.metrics.extraction_likelihood import left_out
 from expunge.metrics.rouge import RougeKind, RougeMeasure, rouge_scores
 from expunge.metrics.rows import Ragged, by_id, ragged
-from expunge.metrics.stats import Floats, Indices, mean_score
+from expunge.metrics.stats import Floats, mean_score
 from expunge.registry import metric
 from expunge.types import Needs, Score
 
@@ -20,17 +20,6 @@ ROLES = ("forget", "retain", "holdout")
 GREEDY = "prompt#temperature=0,prefix={prefix},length={suffix}"
 TINY = -30.0  # log-probability from which log(1 - p) and -p are the same number
 ROUNDING = 1e-9  # a number of samples that is whole but for this is whole
-
-
-def token_match_share(said: Sequence[int] | Indices, truth: Sequence[int] | Indices) -> float:
-    """Share of the true tokens that stand at their place in what was said; places never reached do not match."""
-    return float(np.mean([k < len(said) and said[k] == token for k, token in enumerate(truth)]))
-
-
-def common_prefix_share(said: Sequence[int] | Indices, truth: Sequence[int] | Indices) -> float:
-    """Length of the longest beginning that both share, in true tokens."""
-    hits = [k < len(said) and said[k] == token for k, token in enumerate(truth)]
-    return (hits.index(False) if False in hits else len(hits)) / len(hits)
 
 
 def samples_needed(logp: Floats | Sequence[float], prob: float) -> Floats:

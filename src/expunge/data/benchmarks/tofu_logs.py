@@ -68,7 +68,7 @@ def last_rows(rows: TofuSet, last_n: int | None, path: Path | str) -> TofuSet:
 
 
 def _load(file: Path) -> Mapping[str, Any]:
-    wanted = "wanted: an eval_log_aggregated.json, plain or gzipped"
+    wanted = "wanted: an eval_log_aggregated.json (plain or gzipped), or a *_EVAL.json of OpenUnlearning"
     try:
         raw = file.read_bytes()
         whole = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
