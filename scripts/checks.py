@@ -22,6 +22,7 @@ MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_INHERITANCE = 400, 60, 10, 1
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "registry", "recipe", "run", "dist", "machine", "artefacts", "optim", "yaml12", "passes"),
     ("report",),
+    ("evidence",),
     ("models",),
     ("data",),
     ("measure",),
@@ -34,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("locate",),
     ("attacks",),
     ("methods",),
-    ("audit", "verdicts"),
+    ("attacked", "audit", "verdicts", "recovery", "residue_map"),
     ("workflow",),
     ("pretrain", "demo", "api"),
     ("benches", "compat"),
@@ -43,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 ANYWHERE = frozenset({"testing", "__init__"})  # they serve all floors
 # Start-up: these answer before torch is there (`expunge --help`, the report, every user error).
-LIGHT = frozenset({"cli", "report", "errors", "types", "registry", "recipe", "run", "machine", "artefacts", "passes"})
+LIGHT = frozenset({"cli", "report", "errors", "types", "registry", "recipe", "run", "machine", "artefacts", "passes", "evidence"})
 HEAVY = frozenset({"torch", "transformers", "peft", "accelerate", "datasets"})
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

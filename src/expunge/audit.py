@@ -8,20 +8,20 @@ unlearned one learns it back more easily than one that never knew it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries
 from expunge.attacks import LOOKED_AT, NOT_YET
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, measure
 from expunge.recipe import AuditSpec
 from expunge.registry import entries, find
 from expunge.report import schema
-from expunge.run import Progress, _silent
-from expunge.scoring import label, plan_for, score_all
-from expunge.types import Bound, Cost, Data, Subject
+from expunge.run import Progress, Run, _silent
+from expunge.scoring import plan_for, score_all
+from expunge.types import Bound, Data, Score, Subject
 from expunge.verdicts import Scores, changes, judge, twin_of
 
 Loader = Callable[[], Subject]
@@ -41,6 +41,8 @@ class Audit:
     """An audit under way. `run()` measures every condition; the rest reads what it found.
 
     original, oracle: how to load them, or None. They are loaded one at a time and let go.
+    folder: where attacks keep their states and what was found is recorded; an audit that was killed goes on from there
+    with `resume`.
     """
 
     data: Data
@@ -54,7 +56,11 @@ class Audit:
     forwards: int = 0
     tokens: int = 0
     expected: int = 0  # conditions to come, for the progress bar
-    partner: Partner | None = None  # the model before the removal, for instruments that run it as well
+    partner: Partner | None = None  # the model before the removal, for instruments and attacks that run it as well
+    folder: Path | None = None
+    resume: bool = False
+    seed: int = 0
+    refused: dict[str, str] = field(default_factory=dict)  # conditions that do not fit this model, and why
 
     def run(self, after: Subject, *, original: Loader | None = None, oracle: Loader | None = None) -> None:
         """Measure original, oracle, after, and both of the latter under every attack."""
@@ -112,20 +118,56 @@ class Audit:
 
     def attack(self, attack: Bound, subject: Subject, of: str) -> None:
         """Measure everything an attack makes of a subject, as conditions `of+attack`."""
-        known = len(subject.lineage)
-        made = 0
-        for index, changed in enumerate(attack(subject, self.data)):
-            cost = sum((event.cost for event in changed.lineage[known:]), Cost())
-            name = label(attack) + (f"[{index}]" if index else "")
-            bill = schema.ConditionCost(
-                cost.steps, cost.forwards, cost.backwards, cost.tokens, cost.seconds, cost.queries
-            )
-            shown = f"{LABELS.get(of, of)}, then {describe(attack)}" + (f" ({index + 1})" if index else "")
-            condition = schema.Condition(f"{of}+{name}", "attack", of, attack.name, shown, bill)  # type: ignore[arg-type]
-            self.measure(changed, condition.name, condition)
-            made += 1
-        if not made and of != "oracle":
-            self.untested.append(schema.Untested(label(attack), "the data holds nothing this attack could use"))
+        name = f"{of}+{name_of(attack)}"
+        records = Records(self.folder, name, record_key(subject, attack, self.spec, self.data), self.resume)
+        found = records.read()
+        if found is None:
+            found = list(self._tried(attack, subject, of, name))
+            records.write(found)
+        else:
+            for tried in found:
+                self._add(tried, tried.measured)
+        if of == "oracle":
+            return
+        if not found:
+            self.untested.append(schema.Untested(name_of(attack), "the data holds nothing this attack could use"))
+        for tried in found:
+            if tried.reason:
+                self.untested.append(schema.Untested(tried.condition.suffix, tried.reason))
+
+    def _tried(self, attack: Bound, subject: Subject, of: str, name: str) -> Iterator[Tried]:
+        """What an attack makes, one after another, measured as soon as it is there."""
+        run = Run(
+            None if self.folder is None else self.folder / "attacks" / name, self.seed, self.device, self.resume,
+            progress=self.progress,
+        )
+        for tried, changed in tries(attack, self._with_helpers(attack, subject), self.data, run, self.spec.budget, name):
+            shown = f"{LABELS.get(of, of)}, then {tried.condition.label}"
+            condition = replace(tried.condition, of=of, label=shown)  # type: ignore[arg-type]
+            if changed is None:
+                self._add(replace(tried, condition=condition), None)
+                yield replace(tried, condition=condition)
+            else:
+                self.measure(changed, condition.name, condition)
+                yield replace(tried, condition=condition, measured=self.states[condition.name].measured)
+
+    def _add(self, tried: Tried, measured: Measured | None) -> None:
+        """A condition that was measured before it was killed, or one that this model does not allow."""
+        name = tried.condition.name
+        if measured is None:
+            self.refused[name] = tried.reason
+            asked = {key: score for state in self.states.values() for key, score in state.scores.items()}
+            scores = {key: Score.missing(tried.reason, score.unit, score.better) for key, score in asked.items()}
+            self.states[name] = State(tried.condition, Measured({}, {}, 0, 0), scores)
+            return
+        self.states[name] = State(tried.condition, measured, self._scores(name, measured))
+
+    def _with_helpers(self, attack: Bound, subject: Subject) -> Subject:
+        """The subject with the model before the removal beside it, where an attack asks for it and it can be had."""
+        wanted = frozenset().union(*(part.meta.get("helpers", ()) for part in parts_of(attack)))
+        if "original" not in wanted or self.partner is None:
+            return subject
+        return replace(subject, helpers={**subject.helpers, "original": self.partner.subject})
 
     # -- findings ----------------------------------------------------------------------------------------------
     def rows(self) -> Iterator[schema.Measured]:
@@ -148,11 +190,11 @@ class Audit:
         return judge(self._by_condition(), self.data, self.spec.margin)
 
     def _by_condition(self) -> dict[str, Scores]:
-        return {name: state.scores for name, state in self.states.items()}
+        return {name: state.scores for name, state in self.states.items() if name not in self.refused}
 
     def not_tested(self) -> list[schema.Untested]:
         """What a reader might take for granted and nobody looked at."""
-        used = {attack.name for attack in self.spec.attacks}
+        used = {part.name for attack in self.spec.attacks for part in parts_of(attack)} | {"chain"}
         found = [schema.Untested(name, "available, not asked for") for name in entries("attack") if name not in used]
         asked = {metric.name for metric in self.spec.metrics}
         found += [
@@ -168,14 +210,3 @@ class Audit:
 
 
 LABELS = {"original": "Before the removal", "oracle": "Model that never saw the data", "after": "After the removal"}
-_ACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "relearn": lambda h: f"{h['steps']} steps of relearning on {h['share']:.0%} of it",
-    "quantize": lambda h: f"rounding to {h['bits']} bits",
-    "paraphrase": lambda h: "asked in other words",
-}
-
-
-def describe(attack: Bound) -> str:
-    """What an attack does, for people."""
-    act = _ACTS.get(attack.name)
-    return act(attack.hyper) if act else label(attack)

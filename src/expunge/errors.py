@@ -68,6 +68,10 @@ class Interrupted(ExpungeError):
     exit_code = 3
 
 
+class DoesNotFit(Exception):
+    """Not an error: an attack cannot be tried on this model or data. The reason stands in the matrix as n/a."""
+
+
 def brief(value: object) -> str:
     """A value as an error may show it: short, and never the contents of a list or mapping (they may be texts)."""
     if isinstance(value, (list, tuple, dict, set, frozenset)):

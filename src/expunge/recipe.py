@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -44,7 +44,8 @@ NEW = "new"  # the source of a model that is made here
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
 _PARTS = frozenset(":@#|")  # what divides NAME:ARG@ASK#SETTING, where a stream's name may be an argument
 _MODEL = ("dtype", "template", "task", "trust_remote_code", "allow_pickle")  # device stands at the top of a recipe
-_AUDIT = ("metrics", "attacks", "against", "original", "margin")
+_AUDIT = ("metrics", "attacks", "against", "original", "margin", "budget")
+_BUDGET = ("queries", "steps", "forwards", "backwards", "tokens", "seconds")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class AuditSpec:
     """What is measured and attacked. margin: a difference that does not matter, in the unit of each share metric.
 
     against: folder of the oracle (a twin that never saw the data). original: the model before; None = the start model.
+    budget: what an attack may spend: "steps", "queries", "forwards", "backwards", "tokens", "seconds".
     """
 
     metrics: tuple[Bound, ...]
@@ -67,6 +69,7 @@ class AuditSpec:
     against: str | None = None
     original: str | None = None
     margin: float = 0.1
+    budget: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Recipe:
                 "against": audit.against,
                 "original": audit.original,
                 "margin": audit.margin,
-            }
+            } | ({"budget": dict(audit.budget)} if audit.budget else {})
         return out | {"seed": self.seed, "device": self.device}
 
     def to_yaml(self, *, show_text: bool = True) -> str:
@@ -368,4 +371,15 @@ def _audit(section: Any) -> AuditSpec:
     margin = _number(section.get("margin", 0.1))
     if not isinstance(margin, (int, float)) or not 0 < margin < 1:
         raise RecipeError("audit.margin", f"got {brief(margin)}", "a number between 0 and 1", "Correct the value")
-    return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin))
+    budget = _budget(section.get("budget") or {})
+    return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin), budget)
+
+
+def _budget(section: Any) -> dict[str, float]:
+    if not isinstance(section, Mapping):
+        raise RecipeError("audit.budget", f"got {brief(section)}", "a mapping: steps, queries, ...", "Correct it")
+    _check_keys(section, _BUDGET, "audit.budget")
+    for unit, most in section.items():
+        if not isinstance(_number(most), int | float) or not _number(most) > 0:
+            raise RecipeError(f"audit.budget.{unit}", f"got {brief(most)}", "a number above 0", "Correct the value")
+    return {str(unit): _number(most) for unit, most in section.items()}

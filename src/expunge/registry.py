@@ -127,9 +127,19 @@ def metric(
     return register("metric", name, needs=needs, unit=unit, better=better, roles=frozenset(roles))
 
 
-def attack(name: str, *, changes: str) -> Callable[[F], F]:
-    """Register an attack: `(subject, data, **hyper) -> Iterator[Subject]`. changes: weights, precision, prompt."""
-    return register("attack", name, changes=changes)
+CHANGES = ("prompt", "decoding", "reading", "weights", "precision")
+
+
+def attack(name: str, *, changes: str, says: str = "", helpers: Iterable[str] = ()) -> Callable[[F], F]:
+    """Register an attack: `(subject, data, run, **hyper) -> Iterator[Subject]`.
+
+    changes: prompt, decoding, reading (from where in the model an answer is read), weights or precision.
+    says: what it does, for people, formatted with its arguments: "{steps} steps of relearning".
+    helpers: companions it reads from `subject.helpers` where they could be had: "original".
+    """
+    if changes not in CHANGES:
+        raise RecipeError(f"attack '{name}'", f"changes={changes!r}", close_to(changes, CHANGES), "Correct it")
+    return register("attack", name, changes=changes, says=says, helpers=frozenset(helpers))
 
 
 def scope(name: str) -> Callable[[F], F]:

@@ -89,10 +89,36 @@ class Wrapper:
 
     template: "chat" (the tokenizer's own) or a format string with {prompt} and {answer}.
     ask: which prompt is asked: "prompt", or "paraphrase:K" for the K-th stored paraphrase.
+    rewrite: what becomes of an example before anything is asked; None for one that cannot be put like that.
+    turns: what user and model have said before a prompt, as (user, assistant) pairs; "" stands for every prompt.
+    prefill: what the model is made to have said already when it answers, with its trailing space.
     """
 
     template: str = "{prompt}{answer}"
     ask: str = "prompt"
+    rewrite: Callable[[Example], Example | None] | None = None
+    turns: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    prefill: str = ""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is chosen from what the model says: greedily, unless an attack says otherwise.
+
+    num: answers drawn per question, of which the one closest to the truth counts. temperature: 0 is greedy.
+    top_k, top_p: what may be drawn at all; 0 and 1: everything. beams: more than one searches for the likeliest answer.
+    guide, guidance: name of a helper whose log-probabilities count (1 + guidance) times, against `guidance` times the
+    model's own.
+    """
+
+    num: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 1
+    seed: int = 0
+    guide: str = ""
+    guidance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +151,8 @@ class Event:
 class Subject:
     """A model under work: model + tokenizer + prompt wrapper + lineage.
 
-    task: how the model reads and what it predicts. helpers: frozen companions made by earlier stages (`branch`).
+    task: how the model reads and what it predicts. helpers: frozen companions: made by earlier stages (`branch`), or
+    the model before the removal, "original", for attacks that ask for it. decoding: how answers are chosen.
     """
 
     model: Any  # transformers.PreTrainedModel or peft.PeftModel
@@ -135,6 +162,7 @@ class Subject:
     name: str = "model"
     task: Task = "causal"
     helpers: Mapping[str, Subject] = field(default_factory=dict, repr=False, compare=False)
+    decoding: Decoding = field(default_factory=Decoding)
 
     def after(self, event: Event, **changes: Any) -> Subject:
         """The same subject with one more event (and other fields changed)."""
@@ -342,6 +370,6 @@ class Stage(Protocol):
 
 
 class Attack(Protocol):
-    """`(Subject, Data) -> Iterator[Subject]`: changes, does not measure."""
+    """`(Subject, Data, Run) -> Iterator[Subject]`: changes, does not measure."""
 
-    def __call__(self, subject: Subject, data: Data) -> Iterator[Subject]: ...
+    def __call__(self, subject: Subject, data: Data, run: Any) -> Iterator[Subject]: ...

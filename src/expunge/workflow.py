@@ -162,7 +162,10 @@ class Workflow:
         before = self.recipe.audit.original or (self.recipe.source if self.recipe.stages else None)
         own = before == self.recipe.source
         partner = Partner(lambda: self._start(data, device) if own else self._load(before, device)) if before else None
-        return Audit(data, self.recipe.audit, self.folder / "tables", device, self.progress, partner=partner)
+        return Audit(
+            data, self.recipe.audit, self.folder / "tables", device, self.progress, partner=partner,
+            folder=self.folder, resume=self.resume, seed=self.recipe.seed,
+        )
 
     def _run_stages(self, subject: Subject, data: Data, device: str) -> Subject:
         for index, stage in enumerate(self.recipe.stages):

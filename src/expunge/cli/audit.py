@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from expunge.cli.run import AsJson, Out
+from expunge.cli.run import AsJson, Out, Resume
 from expunge.cli.unlearn import (
     AllowPickle,
     Attacks,
@@ -19,6 +19,7 @@ from expunge.cli.unlearn import (
     Retain,
     TrustRemoteCode,
     names,
+    pairs,
     streams,
 )
 
@@ -32,8 +33,12 @@ def audit(
     holdout: Holdout = None,
     metrics: Metrics = "default",
     attacks: Attacks = "quantize,relearn,paraphrase",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="What each attack may spend: steps=100,seconds=60,queries=5000,...")
+    ] = None,
     fields: Fields = None,
     out: Out = None,
+    resume: Resume = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustRemoteCode = False,
     device: Annotated[str, typer.Option("--device")] = "cpu",
@@ -50,9 +55,9 @@ def audit(
         "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "audit": {
             "metrics": "default" if metrics == "default" else names(metrics), "attacks": names(attacks),
-            "against": oracle, "original": original,
+            "against": oracle, "original": original, "budget": pairs(budget),
         },
         "device": device,
     }
     made = Recipe.of(plain)
-    return carry_out(made, out, f"audit-{Path(model).name}", as_json=as_json)
+    return carry_out(made, out, f"audit-{Path(model).name}", resume=resume, as_json=as_json)

@@ -59,6 +59,14 @@ def names(text: str) -> list[Any]:
     return specs
 
 
+def pairs(text: str | None) -> dict[str, Any]:
+    """`steps=20,seconds=60` -> a mapping."""
+    from expunge.recipe import read_value
+
+    parts = (piece.strip().partition("=") for piece in (text or "").split(",") if piece.strip())
+    return {key: read_value(value, f"{key}={value}") for key, _, value in parts}
+
+
 def unlearn(
     model: Annotated[str, typer.Argument(help="Model folder or hub name.")],
     forget: Forget,

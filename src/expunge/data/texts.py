@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from expunge.data.variants import variants
 from expunge.errors import DataError
-from expunge.types import Data, Positions, Span, Stream, Task, Wrapper
+from expunge.types import Data, Example, Positions, Span, Stream, Task, Wrapper
+
+Rewrite = Callable[[Example], Example | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,38 @@ def texts_of(stream: Stream, variant: str = "answer", ask: str = "prompt", data:
     return [Text(*row) for row in variants(stream, variant, ask, data)]
 
 
+@dataclass(frozen=True)
+class Chained:
+    """One rewrite after another."""
+
+    first: Rewrite
+    then: Rewrite
+
+    def __call__(self, example: Example) -> Example | None:
+        put = self.first(example)
+        return None if put is None else self.then(put)
+
+
+def rewritten(wrapper: Wrapper, rewrite: Rewrite) -> Wrapper:
+    """The wrapper with one more rewrite, on top of those it has."""
+    return replace(wrapper, rewrite=rewrite if wrapper.rewrite is None else Chained(wrapper.rewrite, rewrite))
+
+
+def reword(example: Example, put: Callable[[str], str]) -> Example | None:
+    """The example with its prompt and every paraphrase put differently; None for plain text, which asks nothing."""
+    if not example.prompt:
+        return None
+    return replace(example, prompt=put(example.prompt), paraphrases=tuple(map(put, example.paraphrases)))
+
+
+def asked_of(data: Data, wrapper: Wrapper) -> Data:
+    """The streams as this wrapper asks them; examples that cannot be put like that are left out."""
+    if wrapper.rewrite is None:
+        return data
+    made = {name: [put for one in stream.examples if (put := wrapper.rewrite(one))] for name, stream in data.items()}
+    return Data({name: replace(stream, examples=tuple(made[name])) for name, stream in data.items()})
+
+
 def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[str, int, int]:
     """The text as the model sees it, the character from which the model speaks, and the one where the answer starts.
 
@@ -82,13 +117,14 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
     """
     if not prompt:
         return answer, 0, 0
+    prefill = wrapper.prefill
     if wrapper.template != "chat":
         before, after = wrapper.template.split("{answer}")
-        start = before.replace("{prompt}", prompt)
+        start = _said(wrapper, prompt) + before.replace("{prompt}", prompt) + prefill
         return start + answer + after, len(start.rstrip(" ")), len(start)
-    text = _turns(tokenizer, prompt, answer)
-    past = _past_opening(tokenizer, prompt, text)
-    at = text.find(answer.strip(), len(past)) if text.startswith(past) else -1
+    text = _turns(wrapper, tokenizer, prompt, prefill + answer)
+    past = _past_opening(wrapper, tokenizer, prompt, text)
+    at = text.find((prefill + answer).strip(), len(past)) if text.startswith(past) else -1
     if at < 0:
         raise DataError(
             "chat template", f"an answer of {len(answer)} characters does not stand in it as given",
@@ -96,16 +132,39 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
             "Correct the template or the answer, or set the wrapper's template to one of your own",
         )
     opening = render_prompt(wrapper, tokenizer, prompt)
-    stripped = len(answer) - len(answer.lstrip())  # spans count from the answer as given; the template strips it
-    return text, len(opening if text.startswith(opening) else past), at - stripped
+    said = prefill + answer
+    stripped = len(said) - len(said.lstrip()) - len(prefill)  # spans count from the answer as given
+    return text, len(opening if text.startswith(opening) else past + prefill.strip()), at - stripped
 
 
-def _turns(tokenizer: Any, prompt: str, answer: str) -> str:
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False))
+def _said(wrapper: Wrapper, prompt: str) -> str:
+    """Earlier turns as plain text, each in the wrapper's template and on a line of its own."""
+    told = []
+    for asked, answered in _earlier(wrapper, prompt):
+        before, after = wrapper.template.split("{answer}")
+        told.append(before.replace("{prompt}", asked) + answered + after + "\n")
+    return "".join(told)
 
 
-def _past_opening(tokenizer: Any, prompt: str, text: str) -> str:
+def _earlier(wrapper: Wrapper, prompt: str) -> tuple[tuple[str, str], ...]:
+    """What was said before a prompt."""
+    return wrapper.turns.get(prompt, wrapper.turns.get("", ()))
+
+
+def _messages(wrapper: Wrapper, prompt: str, answer: str | None) -> list[dict[str, str]]:
+    """A conversation as chat templates read it; `answer` None leaves the last word to the user."""
+    pairs: list[tuple[str, str | None]] = [*_earlier(wrapper, prompt), (prompt, answer)]
+    return [
+        {"role": role, "content": content}
+        for pair in pairs for role, content in zip(("user", "assistant"), pair, strict=True) if content is not None
+    ]
+
+
+def _turns(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> str:
+    return str(tokenizer.apply_chat_template(_messages(wrapper, prompt, answer), tokenize=False))
+
+
+def _past_opening(wrapper: Wrapper, tokenizer: Any, prompt: str, text: str) -> str:
     """All that stands before the answer in a past turn, which some templates open unlike the one to be answered.
 
     Found with a word in the answer's place that stands nowhere else, neither in the prompt nor in the template.
@@ -113,13 +172,20 @@ def _past_opening(tokenizer: Any, prompt: str, text: str) -> str:
     word = "ANSWER"
     while word in text or word in prompt:
         word += "S"
-    before, found, _ = _turns(tokenizer, prompt, word).partition(word)
+    before, found, _ = _turns(wrapper, tokenizer, prompt, word).partition(word)
     return before if found else text
 
 
 def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
     """The text up to where the model starts to answer: all that an encoder or a classifier reads."""
+    if not prompt:
+        return "" if wrapper.template != "chat" else _opened(wrapper, tokenizer, prompt)
     if wrapper.template != "chat":
-        return wrapper.template.split("{answer}")[0].replace("{prompt}", prompt).rstrip(" ") if prompt else ""
-    turn = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        before = wrapper.template.split("{answer}")[0].replace("{prompt}", prompt)
+        return (_said(wrapper, prompt) + before + wrapper.prefill).rstrip(" ")
+    return _opened(wrapper, tokenizer, prompt) + wrapper.prefill.rstrip(" ")
+
+
+def _opened(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
+    turns = _messages(wrapper, prompt, None)
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

@@ -48,6 +48,8 @@ def variants(stream: Stream, variant: str = "answer", ask: str = "prompt", data:
         asked += bool(prompts)
         texts = [text for prompt in prompts for text in make(example, prompt, streams, *args)]
         rows += [(example.id, item, *text) for item, text in enumerate(texts)]
+    if not stream.examples:
+        raise LookupError(f"no example of '{stream.name}' can be asked like that")
     if not asked:
         raise LookupError(f"no example of '{stream.name}' has {ask.replace(':', ' ')}")
     if not rows:

@@ -8,12 +8,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from expunge import dist
+from expunge.data.texts import asked_of
 from expunge.data.tokenise import Encoded, Text, encode, texts_of
 from expunge.errors import DataError
 from expunge.measure.desk import Asked, Desk, Job, Partner
@@ -21,7 +22,7 @@ from expunge.measure.tables import NotMeasured, Table
 from expunge.measure.tokens import BATCH_TOKENS
 from expunge.models import context_length, is_adapter, weights_hash
 from expunge.registry import Entry, entries, find
-from expunge.types import Data, Needs, Subject
+from expunge.types import Data, Decoding, Needs, Subject
 
 VERSION = 3  # of the instruments: stored tables of another version are not read back
 REMEMBERED = 64
@@ -46,13 +47,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """Tables by (stream, instrument, variant), and why others could not be had. Sequences run forward, for the bill."""
+    """Tables by (stream, instrument, variant), and why others could not be had. Sequences run forward, for the bill.
+
+    files: where the tables are kept.
+    """
 
     tables: Mapping[Asked, Table]
     missing: Mapping[Asked, str]
     forwards: int
     tokens: int
     backwards: int = 0
+    files: Mapping[Asked, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +80,10 @@ def measure(
     Returns: tables and reasons.
     Cost: 1 forward per text for tokens; generations only where the greedy choice leaves the answer.
     """
+    data = asked_of(data, subject.wrapper)
     desk = Desk(device, data, second=partner)
     missing: dict[Asked, str] = {}
+    files: dict[Asked, Path] = {}
     keys = _Keys(subject, cache, partner)
     with _evaluating(subject.model):
         for instrument, wanted in _in_order(plan):
@@ -87,6 +94,7 @@ def measure(
                     prepared.append(_Prepared(job, keys.path(job, instrument)))
                 except NotMeasured as reason:
                     missing[asked] = str(reason)
+            files |= {one.job.asked: one.path for one in prepared if one.path is not None}
             todo = []
             for one, table in zip(prepared, _stored(prepared), strict=True):
                 if table is None:
@@ -94,7 +102,8 @@ def measure(
                 else:
                     desk.tables[one.job.asked] = table
             _run(subject, instrument, todo, desk, missing)
-    return Measured(desk.tables, missing, desk.forwards, desk.tokens, desk.backwards)
+    kept = {asked: path for asked, path in files.items() if asked in desk.tables}
+    return Measured(desk.tables, missing, desk.forwards, desk.tokens, desk.backwards, kept)
 
 
 @contextmanager
@@ -212,6 +221,7 @@ class _Keys:
         self.cache, self.partner = cache, partner
         self.model = "" if cache is None else _digest(weights_hash(subject), _settings(subject))
         self.voice = _voice(subject)
+        self.decoding = _decoding(subject) if cache is not None else []
 
     @cached_property
     def other(self) -> str:
@@ -225,6 +235,7 @@ class _Keys:
         fields = [job.asked[1], job.asked[2], sorted(job.columns), BATCH_TOKENS, VERSION, other]
         if instrument.name != "tokens":  # what is generated is told together with what the examples say of it
             fields += [[one.choices, one.alternative, one.subject] for one in map(job.examples.__getitem__, _ids(job))]
+            fields += self.decoding
         key = _digest(self.voice, _written(job.texts), self.model, *fields)
         readable = re.sub(r"[^\w.-]+", "_", ".".join((job.stream, job.asked[2], job.asked[1])))
         return self.cache / f"{readable}.{key}.parquet"
@@ -286,7 +297,18 @@ def _voice(subject: Subject) -> str:
     inner = tokenizer.backend_tokenizer.to_str()
     settings = ("decoder_start_token_id", "label2id", "problem_type", "pad_token_id")
     read = [] if subject.task == "causal" else [subject.task, *(getattr(config, name, None) for name in settings)]
-    return _digest(inner, tokenizer.chat_template, tokenizer.eos_token_id, subject.wrapper.template, read)
+    wrapper = subject.wrapper
+    said = [] if not (wrapper.turns or wrapper.prefill) else [sorted(wrapper.turns.items()), wrapper.prefill]
+    return _digest(inner, tokenizer.chat_template, tokenizer.eos_token_id, wrapper.template, read, *said)
+
+
+def _decoding(subject: Subject) -> list[Any]:
+    """How answers are chosen, and the weights of the helper that guides the choice; nothing for greedy ones."""
+    decoding = subject.decoding
+    if decoding == Decoding():
+        return []
+    guide = subject.helpers.get(decoding.guide)
+    return [asdict(decoding), "" if guide is None else weights_hash(guide)]
 
 
 def _digest(*parts: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from expunge.testing.models import tiny_data, tiny_subject
+from expunge.run import Run
 from expunge.testing.parts import bound_of, require
 from expunge.types import Bound, Cost, Data, Movable, Subject
 
@@ -16,26 +17,31 @@ def _outside(subject: Subject) -> tuple[Any, ...]:
     from expunge.models import weights_hash
 
     flags = tuple(parameter.requires_grad for parameter in subject.model.parameters())
-    return weights_hash(subject), flags, subject.model.training, subject.wrapper, subject.lineage
+    kept = [name for name, parameter in subject.model.named_parameters() if parameter.grad is not None]
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in subject.model.modules())
+    return weights_hash(subject), flags, kept, hooks, subject.model.training, subject.wrapper, subject.lineage
 
 
 def check_attack_leaves_subject_and_data_alone(part: Bound, subject: Subject, data: Data) -> None:
     before, streams = _outside(subject), dict(data)
-    for _ in part(subject, data):
+    for _ in part(subject, data, Run()):
         require(_outside(subject) == before, part, "the subject it was given was changed")
     require(_outside(subject) == before, part, "the subject it was given was changed")
     require(dict(data) == streams, part, "the data it was given was changed")
 
 
 def check_attack_records_lineage_and_cost(part: Bound, subject: Subject, data: Data) -> None:
-    made = list(part(subject, data))
+    made = list(part(subject, data, Run()))
     require(bool(made), part, "nothing came of it on data that has every field")
     for changed in made:
         known = len(subject.lineage)
         require(changed.lineage[:known] == subject.lineage, part, "the lineage does not go on from the subject's")
         events = changed.lineage[known:]
-        require(any(e.kind == "attack" and e.name for e in events), part, "the lineage names no attack")
-        require(sum((e.cost for e in events), Cost()) != Cost(), part, "no cost was recorded")
+        attacks = [e for e in events if e.kind == "attack"]
+        require(bool(attacks) and all(e.name for e in attacks), part, "the lineage names no attack")
+        require(sum((e.cost for e in attacks), Cost()) != Cost(), part, "no cost was recorded")
+        told = part.meta.get("says", "")
+        require(bool(told.format(**{**part.hyper, **attacks[-1].hyper})) or not told, part, "says nothing")
         ids = {example.id for stream in data.values() for example in stream.examples}
         require(changed.exposed <= ids, part, "it exposed ids that are not in the data")
 
@@ -43,20 +49,22 @@ def check_attack_records_lineage_and_cost(part: Bound, subject: Subject, data: D
 def check_attack_changes_what_it_declares(part: Bound, subject: Subject, data: Data) -> None:
     from expunge.models import weights_hash
 
-    for changed in part(subject, data):
+    kind = part.meta.get("changes")
+    for changed in part(subject, data, Run()):
         moved = weights_hash(changed) != weights_hash(subject)
         asked = changed.wrapper != subject.wrapper
-        kind = part.meta.get("changes")
-        require(moved or kind not in ("weights", "precision"), part, "declares new weights and changes none")
-        require(not moved or kind != "prompt", part, "declares a new prompt and changes weights")
+        decoded = changed.decoding != subject.decoding
+        require(moved or kind not in ("weights", "precision", "reading"), part, "declares another model and changes none")
+        require(not moved or kind not in ("prompt", "decoding"), part, f"declares {kind} and changes weights")
         require(asked or kind != "prompt", part, "declares a new prompt and changes none")
+        require(decoded or kind != "decoding", part, "declares another decoding and changes none")
 
 
 def check_attack_is_repeatable(part: Bound, subject: Subject, data: Data) -> None:
     from expunge.models import weights_hash
 
     def once() -> list[Any]:
-        return [(weights_hash(changed), changed.wrapper, changed.exposed) for changed in part(subject, data)]
+        return [(weights_hash(changed), changed.wrapper, changed.exposed) for changed in part(subject, data, Run())]
 
     runs = once(), once()
     require(runs[0] == runs[1], part, "a second run gives other subjects")
@@ -68,7 +76,7 @@ def check_attack_results_can_be_measured(part: Bound, subject: Subject, data: Da
 
     plan = Plan()
     plan.add("forget", [Needs("tokens")])
-    for changed in part(subject, data):
+    for changed in part(subject, data, Run()):
         table = measure(changed, data, plan).tables.get(("forget", "tokens", "answer"))
         require(table is not None and len(table) > 0, part, "its subject leaves no example to score")
         require(not set(table.ids if table else ()) & changed.exposed, part, "an exposed example is scored")
