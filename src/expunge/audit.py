@@ -161,6 +161,8 @@ class Audit:
             self.states[name] = State(tried.condition, Measured({}, {}, 0, 0), scores)
             return
         self.states[name] = State(tried.condition, measured, self._scores(name, measured))
+        self.forwards += measured.forwards
+        self.tokens += measured.tokens
 
     def _with_helpers(self, attack: Bound, subject: Subject) -> Subject:
         """The subject with the model before the removal beside it, where an attack asks for it and it can be had."""
