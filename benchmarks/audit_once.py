@@ -24,7 +24,7 @@ from expunge.data.synthetic import synthetic  # noqa: E402
 from expunge.measure import plan  # noqa: E402
 from expunge.measure.plan import measure  # noqa: E402
 from expunge.models import load  # noqa: E402
-from expunge.recipe import DEFAULT_METRICS  # noqa: E402
+from expunge.presets import METRICS  # noqa: E402
 from expunge.registry import bind  # noqa: E402
 from expunge.scoring import applies, label, plan_for, score_all  # noqa: E402
 from expunge.types import Data, Stream, Subject  # noqa: E402
@@ -50,7 +50,7 @@ def tofu(folder: str, num: int) -> Data:
 
 def ours(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str, str], float | None]:
     plan._encoded.clear()  # nothing is kept from an earlier round
-    metrics = [bind("metric", spec) for spec in DEFAULT_METRICS]
+    metrics = [bind("metric", spec) for spec in METRICS["default"]]
     measured = measure(subject, data, plan_for(metrics, data))
     twin = measure(oracle, data, plan_for([bind("metric", "truth_ratio")], Data(forget=data["forget"])))
     return {key: found.value for key, found in score_all(metrics, data, measured, twin).items()}
@@ -59,7 +59,7 @@ def ours(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str, str],
 def per_metric(subject: Subject, oracle: Subject, data: Data) -> dict[tuple[str, str], float | None]:
     plain = PerMetric(subject, data, oracle)
     out: dict[tuple[str, str], float | None] = {}
-    for spec in DEFAULT_METRICS:
+    for spec in METRICS["default"]:
         metric = bind("metric", spec)
         if metric.name == "membership" and "holdout" not in data:
             continue

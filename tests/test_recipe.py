@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from expunge.errors import RecipeError
-from expunge.recipe import DEFAULT_METRICS, Recipe, set_path
+from expunge.presets import METRICS
+from expunge.recipe import Recipe, set_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = {
@@ -82,7 +83,7 @@ def test_every_default_is_filled():
         "use": "jsonl", "path": "forget.jsonl", "prompt": "prompt", "answer": "answer", "id": "id", "limit": None,
         "fields": None, "role": "forget",
     }
-    assert len(made["audit"]["metrics"]) == len(DEFAULT_METRICS)
+    assert len(made["audit"]["metrics"]) == len(METRICS["default"])
     assert made["model"]["template"] == "auto"
 
 
@@ -129,9 +130,9 @@ WRONG = [
     ("stages[1].steps=2.5", r"^stages\[1\]\.steps: got 2\.5"),
     ("stages[1].optimizer=adam", r"^stages\[1\]\.optimizer\.use: .*did you mean 'adamw'"),
     ("audit=[]", r"^audit: got a list of 0; a mapping"),
-    ("audit.metrics=probability", r"^audit\.metrics: got 'probability'; a list"),
+    ("audit.metrics=probability", r"^audit\.metrics: got 'probability'; accepted: default"),
     ("audit.metrics=[probabilty]", r"^audit\.metrics\[0\]\.use: .*did you mean 'probability'"),
-    ("audit.attacks=quantize", r"^audit\.attacks: got 'quantize'; a list"),
+    ("audit.attacks=quantize", r"^audit\.attacks: got 'quantize'; accepted: default"),
     ("audit.attacks=[quantise]", r"^audit\.attacks\[0\]\.use: .*did you mean 'quantize'"),
     ("audit.against=5", r"^audit\.against: got 5"),
     ("audit.margin=2", r"^audit\.margin: got 2; a number between 0 and 1"),

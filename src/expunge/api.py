@@ -20,7 +20,6 @@ from expunge.types import Example, Subject
 from expunge.workflow import Workflow, default_folder
 
 Given = str | Path | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Sequence[Example]
-ATTACKS = ("quantize", "relearn", "paraphrase")
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def unlearn(
     holdout: Given | None = None,
     oracle: str | Path | None = None,
     method: str | Mapping[str, Any] = "npo",
-    attacks: Sequence[Any] = ATTACKS,
+    attacks: str | Sequence[Any] = "default",
     out: str | Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -77,7 +76,7 @@ def unlearn(
             (`{"use": "hf", "path": ...}`), or a list of dicts or of `Example`. Lists are written to OUT/data.
         oracle: a twin that never saw the forget data.
         method: a registered name, or a mapping as in a recipe: `{"use": "npo", "retain": "kl"}`.
-        attacks: names or mappings, as in a recipe.
+        attacks: "default", "thorough", "none", or names and mappings as in a recipe.
         out: a new folder; None: one under runs/.
         hyper: the method's own arguments: `lr=1e-4, epochs=5`.
     Returns: Result with the folder, the evidence and the verdict.
@@ -92,7 +91,10 @@ def unlearn(
     plain = {
         "model": {"from": str(model)},
         "method": chosen | hyper,
-        "audit": {"attacks": list(attacks), "against": None if oracle is None else str(oracle)},
+        "audit": {
+            "attacks": attacks if isinstance(attacks, str) else list(attacks),
+            "against": None if oracle is None else str(oracle),
+        },
         "seed": seed,
         "device": device,
     }
@@ -108,7 +110,7 @@ def audit(
     oracle: str | Path | None = None,
     holdout: Given | None = None,
     metrics: str | Sequence[Any] = "default",
-    attacks: Sequence[Any] = ATTACKS,
+    attacks: str | Sequence[Any] = "default",
     out: str | Path | None = None,
     device: str = "cpu",
 ) -> Result:
@@ -129,7 +131,7 @@ def audit(
         "model": {"from": str(model)},
         "audit": {
             "metrics": metrics if isinstance(metrics, str) else list(metrics),
-            "attacks": list(attacks),
+            "attacks": attacks if isinstance(attacks, str) else list(attacks),
             "against": None if oracle is None else str(oracle),
             "original": None if original is None else str(original),
         },

@@ -19,27 +19,13 @@ import yaml
 
 from expunge import yaml12
 from expunge.errors import RecipeError, brief, close_to
+from expunge.presets import ATTACKS, METRICS
 from expunge.registry import bind, bind_call, spec_of
 from expunge.run import Run
 from expunge.types import Bound, Data, Role, Subject
 
 VERSION = 1
 _TOP = ("expunge", "title", "model", "data", "stages", "method", "watch", "audit", "seed", "device")
-DEFAULT_METRICS: tuple[Any, ...] = (  # `metrics: default`
-    "probability",
-    "perplexity",
-    "rouge",
-    "memorization_accuracy",
-    "exact_memorization",
-    "extraction_strength",
-    "truth_ratio",
-    "truth_ratio_utility",
-    "forget_quality",
-    "model_utility",
-    "membership",
-    {"use": "membership", "score": "min_k"},
-    {"use": "membership", "score": "zlib"},
-)
 NEW = "new"  # the source of a model that is made here
 _FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML 1.1 wants a dot and a sign
 _PARTS = frozenset(":@#|")  # what divides NAME:ARG@ASK#SETTING, where a stream's name may be an argument
@@ -360,11 +346,10 @@ def _audit(section: Any) -> AuditSpec:
     if not isinstance(section, Mapping):
         raise RecipeError("audit", f"got {brief(section)}", "a mapping: metrics, attacks, against, ...", "Correct it")
     _check_keys(section, _AUDIT, "audit")
-    default = section.get("metrics", "default") in ("default", None)
-    wanted = DEFAULT_METRICS if default else _list(section, "metrics", "audit.metrics")
-    metrics = tuple(bind("metric", spec, f"audit.metrics[{i}]") for i, spec in enumerate(wanted))
-    made = enumerate(_list(section, "attacks", "audit.attacks"))
-    attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in made)
+    asked = _named(section, "metrics", METRICS)
+    metrics = tuple(bind("metric", spec, f"audit.metrics[{i}]") for i, spec in enumerate(asked or METRICS["default"]))
+    tried = enumerate(_named(section, "attacks", ATTACKS))
+    attacks = tuple(bind("attack", spec, f"audit.attacks[{i}]") for i, spec in tried)
     for key in ("against", "original"):
         if not isinstance(section.get(key), (str, type(None))):
             raise RecipeError(f"audit.{key}", f"got {brief(section[key])}", "a model folder or hub name", "Correct it")
@@ -373,6 +358,16 @@ def _audit(section: Any) -> AuditSpec:
         raise RecipeError("audit.margin", f"got {brief(margin)}", "a number between 0 and 1", "Correct the value")
     budget = _budget(section.get("budget") or {})
     return AuditSpec(metrics, attacks, section.get("against"), section.get("original"), float(margin), budget)
+
+
+def _named(section: Mapping[str, Any], key: str, known: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+    """A list of parts, or the one that goes by a name."""
+    given = section.get(key)
+    if isinstance(given, str):
+        if given not in known:
+            raise RecipeError(f"audit.{key}", f"got '{given}'", close_to(given, known), "Name one of these, or a list")
+        return known[given]
+    return _list(section, key, f"audit.{key}")
 
 
 def _budget(section: Any) -> dict[str, float]:

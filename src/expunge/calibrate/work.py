@@ -19,7 +19,7 @@ from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, Plan, measure
 from expunge.measure.tables import NotMeasured
 from expunge.models import clone, load
-from expunge.recipe import DEFAULT_METRICS
+from expunge.presets import METRICS
 from expunge.registry import bind, entries, spec_of, takes
 from expunge.run import Progress, Run, _silent, write_json
 from expunge.scoring import label, needs_of, score
@@ -42,7 +42,7 @@ def every_metric() -> tuple[list[Bound], dict[str, str]]:
     """All metrics that can score a forget stream with their defaults, and why others cannot."""
     found: dict[str, Bound] = {}
     refused: dict[str, str] = {}
-    for spec in (*entries("metric"), *(spec for spec in DEFAULT_METRICS if not isinstance(spec, str))):
+    for spec in (*entries("metric"), *(spec for spec in METRICS["default"] if not isinstance(spec, str))):
         name = spec if isinstance(spec, str) else spec["use"]
         try:
             bound = bind("metric", spec)

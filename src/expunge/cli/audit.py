@@ -18,7 +18,7 @@ from expunge.cli.unlearn import (
     Oracle,
     Retain,
     TrustRemoteCode,
-    names,
+    listed,
     pairs,
     streams,
 )
@@ -32,7 +32,7 @@ def audit(
     oracle: Oracle = None,
     holdout: Holdout = None,
     metrics: Metrics = "default",
-    attacks: Attacks = "quantize,relearn,paraphrase",
+    attacks: Attacks = "default",
     budget: Annotated[
         str | None, typer.Option("--budget", help="What each attack may spend: steps=100,seconds=60,queries=5000,...")
     ] = None,
@@ -46,6 +46,7 @@ def audit(
 ) -> int:
     """Audit any claimed unlearning, ours or somebody else's."""
     from expunge.cli.screen import carry_out, start
+    from expunge.presets import ATTACKS, METRICS
     from expunge.recipe import Recipe
 
     start()
@@ -54,7 +55,7 @@ def audit(
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "audit": {
-            "metrics": "default" if metrics == "default" else names(metrics), "attacks": names(attacks),
+            "metrics": listed(metrics, METRICS), "attacks": listed(attacks, ATTACKS),
             "against": oracle, "original": original, "budget": pairs(budget),
         },
         "device": device,

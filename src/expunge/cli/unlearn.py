@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ Retain = Annotated[str | None, typer.Option("--retain", help="What must stay, in
 Holdout = Annotated[str | None, typer.Option("--holdout", help="Text of the same kind the model never saw.")]
 Oracle = Annotated[str | None, typer.Option("--oracle", help="A twin that never saw the forget data.")]
 Fields = Annotated[list[str] | None, typer.Option("--field", help="Column names: prompt=question, answer=reply, ...")]
-Attacks = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or 'none'.")]
+Attacks = Annotated[str, typer.Option("--attacks", help="Comma-separated attacks, or 'default', 'thorough', 'none'.")]
 Metrics = Annotated[str, typer.Option("--metrics", help="Comma-separated metrics, or 'default'.")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="Read pickled weights.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
@@ -59,6 +60,11 @@ def names(text: str) -> list[Any]:
     return specs
 
 
+def listed(text: str, known: Container[str]) -> str | list[Any]:
+    """A list that goes by a name, or the parts that are written out."""
+    return text if text in known else names(text)
+
+
 def pairs(text: str | None) -> dict[str, Any]:
     """`steps=20,seconds=60` -> a mapping."""
     from expunge.recipe import read_value
@@ -76,7 +82,7 @@ def unlearn(
     method: Annotated[str, typer.Option("--method", help="See: expunge list methods")] = "npo",
     changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; method arguments as lr=1e-4.")] = None,
     fields: Fields = None,
-    attacks: Attacks = "quantize,relearn,paraphrase",
+    attacks: Attacks = "default",
     out: Out = None,
     resume: Resume = False,
     allow_pickle: AllowPickle = False,
@@ -86,6 +92,7 @@ def unlearn(
 ) -> int:
     """Remove a forget set from a model and audit the result. Writes a recipe and runs it."""
     from expunge.cli.screen import carry_out, start
+    from expunge.presets import ATTACKS
     from expunge.recipe import Recipe, set_path
     from expunge.registry import takes
 
@@ -95,7 +102,7 @@ def unlearn(
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "method": {"use": method} | ({} if retain or not takes("method", method, "retain") else {"retain": "none"}),
-        "audit": {"attacks": names(attacks), "against": oracle},
+        "audit": {"attacks": listed(attacks, ATTACKS), "against": oracle},
         "device": device,
     }
     for change in changes or []:
