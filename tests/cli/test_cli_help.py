@@ -21,8 +21,8 @@ COMMANDS = {
     "unlearn": "--forget --retain --holdout --oracle --method --set --field --attacks --out --resume --device --json "
                "--allow-pickle"
     + TRUST,
-    "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --field --out --device --json "
-             "--allow-pickle"
+    "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --budget --field --out --resume "
+             "--device --json --allow-pickle"
     + TRUST,
     "bench": "--data --split --methods --models --limit-authors --attacks --trials --set --from-log --reference --last "
              "--seed --device --tasks --limit --out --json",

@@ -39,7 +39,7 @@ def test_unlearn_writes_everything_it_promises(unlearned):
     out, code = unlearned
     assert {path.name for path in out.iterdir()} == {
         "recipe.resolved.yaml", "env.json", "log.jsonl", "state", "model", "tables", "scores.json", "report.html",
-        "lineage.json",
+        "lineage.json", "attacks",
     }
     evidence = json.loads((out / "scores.json").read_text())
     assert code == (0 if evidence["verdict"] == "PASS" else 1)
