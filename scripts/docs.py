@@ -24,7 +24,8 @@ from expunge.cli.show import shown_type
 from expunge.errors import RecipeError, close_to
 from expunge.models import load
 from expunge.passes import passes_of, trainings
-from expunge.recipe import DEFAULT_METRICS, AuditSpec
+from expunge.presets import METRICS
+from expunge.recipe import AuditSpec
 from expunge.registry import Entry, bind, entries, parameters, spec_of
 from expunge.types import Bound, Example, Term
 
@@ -194,7 +195,7 @@ def audit_table(_: str) -> str:
 
 def default_metrics(_: str) -> str:
     names = [one if isinstance(one, str) else "{" + ", ".join(f"{key}: {value}" for key, value in one.items()) + "}"
-             for one in DEFAULT_METRICS]
+             for one in METRICS["default"]]
     return "`metrics: default` stands for: " + ", ".join(f"`{name}`" for name in names) + "."
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from expunge import cli
+from expunge.cli.attack import _conclude
+from expunge.models import save
+from expunge.report.schema import Condition, ConditionCost, Evidence, Measured
 from support.learned import knows, short_data
 from support.world import write_stream
-from expunge.models import save
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +77,17 @@ def test_a_person_gets_a_table_and_the_bill(attack, world, tmp_path):
     assert "Verdict" not in out
 
 
-def test_growing_budgets_are_columns(attack):
-    code, out, _ = attack("relearn:steps=2", "--set", "share=0.5", "--budget", "steps=1")
-    assert code == 0
-    assert "2 steps" in out
+def test_growing_budgets_are_columns_as_far_as_there_is_room(tmp_path, capsys):
+    for num, heads in ((2, ["before", "after 10 steps", "after 20 steps"]), (9, ["before", "after it"])):
+        budgets = [10 * (number + 1) for number in range(num)]
+        attacked = [Condition(f"after+x[{b}]", "attack", "after", "x", cost=ConditionCost(steps=b)) for b in budgets]
+        rows = [Measured(one, "forget", "probability", 0.5, (0.25, 0.75), 12, "prob")
+                for one in ("after", *(one.name for one in attacked))]
+        found = Evidence("x against y", "y", "", "", (Condition("after", "after"), *attacked), tuple(rows))
+        assert _conclude(found, "x", tmp_path, as_json=False) == 0
+        out = capsys.readouterr().out
+        assert re.split(r" {2,}", out.splitlines()[1].strip())[1:] == heads
+        assert f"after+x[{budgets[-1]}]: {budgets[-1]} steps" in out
 
 
 def test_an_attack_that_finds_nothing_to_use_ends_1_with_the_reason(attack, world, tmp_path):

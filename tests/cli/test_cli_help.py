@@ -24,6 +24,11 @@ COMMANDS = {
     "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --budget --field --out --resume "
              "--device --json --allow-pickle"
     + TRUST,
+    "attack": "--forget --retain --holdout --original --oracle --set --metrics --budget --field --out --resume --device "
+              "--json"
+    + TRUST,
+    "pack": "--model --key --new-key --previous --unsigned --out --json",
+    "verify": "--trust --base --previous --json",
     "bench": "--data --split --methods --models --limit-authors --attacks --trials --set --from-log --reference --last "
              "--seed --device --tasks --limit --out --json",
     "train": "--set --out --resume --device --json",

@@ -27,7 +27,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, stream in data.items():
         write_stream(folder / f"{name}.jsonl", stream)
     rows = [{"id": one.id, "prompt": one.prompt, "answer": one.answer} for one in data["forget"].examples]
-    audit = {"metrics": ["probability"], "attacks": [{"use": "quantize", "bits": 8}]}
+    audit = {"metrics": ["probability"]}
     plain: dict[str, Any] = {
         "model": str(folder / "base"), "audit": audit,
         "data": {"forget": {"use": "inline", "rows": rows}, "holdout": str(folder / "holdout.jsonl")},
@@ -136,6 +136,11 @@ def test_files_that_are_not_as_the_run_left_them_are_refused(world, told, tmp_pa
     scores = (run / "scores.json").read_text()
     (run / "scores.json").write_text(scores.replace('"scores": [', '"scores":  ['))
     assert "was written to after the run" in told(*arguments)
+    (run / "scores.json").write_text(scores)
+    recipe = (run / "recipe.resolved.yaml").read_text()
+    (run / "recipe.resolved.yaml").write_text(recipe.replace("margin: 0.1", "margin: 0.5"))
+    assert "the recipe as the run left it" in told(*arguments)
+    (run / "recipe.resolved.yaml").write_text(recipe)
     (run / "scores.json").unlink()
     assert "scores.json: cannot be read" in told(*arguments)
 

@@ -7,7 +7,21 @@ import sys
 import typer
 
 from expunge import dist, machine
-from expunge.cli import audit, bench, calibrate, demo, listing, report, run, show, train, unlearn
+from expunge.cli import (
+    attack,
+    audit,
+    bench,
+    calibrate,
+    demo,
+    listing,
+    pack,
+    report,
+    run,
+    show,
+    train,
+    unlearn,
+    verify,
+)
 from expunge.errors import ExpungeError
 
 app = typer.Typer(
@@ -20,6 +34,9 @@ app.command("run")(run.run)
 app.command("train")(train.train)
 app.command("unlearn")(unlearn.unlearn)
 app.command("audit")(audit.audit)
+app.command("attack")(attack.attack)
+app.command("pack")(pack.pack)
+app.command("verify")(verify.verify)
 app.command("bench")(bench.bench)
 app.command("calibrate")(calibrate.calibrate)
 app.command("list")(listing.list_parts)
