@@ -178,7 +178,7 @@ def test_comparisons_are_by_example_and_one_sided_for_what_is_kept():
 
 
 def test_attacks_are_described_for_people():
-    assert describe(bind("attack", {"use": "relearn", "steps": 7})) == "7 steps of relearning on 20% of it"
+    assert describe(bind("attack", {"use": "relearn", "steps": 7})) == "7 steps of relearning on 20% of forget"
     assert describe(bind("attack", "quantize")) == "rounding to 4 bits"
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from expunge.branch import branch
-from expunge.forget import _Saved, forget
+from expunge.forget import Saved, forget
 from expunge.models import blocks, clone
 from expunge.passes import passes_of, trainings
 from expunge.registry import bind, entries, term
@@ -134,13 +134,13 @@ class Kept:
 
         monkeypatch.setattr(copy, "deepcopy", counted)
         self.guard = 0
-        copied = _Saved._copy
+        copied = Saved._copy
 
-        def noted(saved: _Saved) -> dict[str, torch.Tensor]:
+        def noted(saved: Saved) -> dict[str, torch.Tensor]:
             self.guard = 1  # the newest copy replaces the one before
             return copied(saved)
 
-        monkeypatch.setattr(_Saved, "_copy", noted)
+        monkeypatch.setattr(Saved, "_copy", noted)
 
 
 @pytest.mark.parametrize("name", ["npo", "graddiff", "kul", "rmu", "kga", "undial", "whp", "f_learning", "llmu"])

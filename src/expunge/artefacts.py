@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +92,13 @@ def read_json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):  # whoever needs this file will say so
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def stored_tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and plain tensors of a state dict; one that is kept packed (torchao) by the tensors it is made of."""
+    for name, tensor in state.items():
+        if hasattr(tensor, "__tensor_flatten__"):
+            parts = tensor.__tensor_flatten__()[0]
+            yield from stored_tensors({f"{name}.{part}": getattr(tensor, part) for part in parts})
+        else:
+            yield name, tensor

@@ -97,7 +97,7 @@ class Training:
 
     def _train(self, loop: Forget, run: Run, stop: Predicate | None) -> tuple[int, str]:
         """Run the loop to its end, a stop rule or a signal; returns steps made and why it ended."""
-        saved = _Saved(loop, stop)
+        saved = Saved(loop, stop)
         final, verdict = saved.resume(run)
         total = loop.steps
         watcher = self._watcher(loop, run)
@@ -139,7 +139,7 @@ class Training:
         return max(1.0, size / self.batch_size)
 
 
-class _Saved:
+class Saved:
     """All that a checkpoint holds: weights, optimiser, links, patience, and the weights a guard goes back to."""
 
     def __init__(self, loop: Forget, stop: Predicate | None) -> None:

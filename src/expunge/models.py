@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from expunge.artefacts import bring, named_task, read_json, refuse_unsafe
+from expunge.artefacts import bring, named_task, read_json, refuse_unsafe, stored_tensors
 from expunge.errors import ModelError, close_to
 from expunge.machine import storage_error, whole_folder
 from expunge.types import Subject, Task, Wrapper
@@ -334,7 +334,7 @@ def weights_hash(subject: Subject) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for name, tensor in sorted(subject.model.state_dict().items()):
+    for name, tensor in sorted(stored_tensors(subject.model.state_dict()), key=lambda one: one[0]):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)

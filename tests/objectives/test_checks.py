@@ -31,15 +31,23 @@ VARIANTS = {  # hyper-parameters that lead elsewhere than the defaults
         {"use": "membership_reference", "reference": "original"}, {"use": "membership_gradient", "p": "inf"},
         {"use": "privleak", "score": "loss"},
     ],
-    "attack": [{"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2}],
+    "attack": [
+        {"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2},
+        {"use": "chain", "attacks": [{"use": "quantize", "bits": 8}, "paraphrase"]},
+        {"use": "quantize", "kind": "nf4", "double": True}, {"use": "prune", "kind": "magnitude", "per": "model"},
+        {"use": "prune", "kind": "wanda"}, {"use": "relearn", "at": [2, 4], "scope": {"use": "lora", "rank": 2}},
+    ],
     "scope": [{"use": "lora", "rank": 2}, {"use": "layers", "layers": [-1], "match": "mlp"}],
 }
+SMALL = {"width": 8, "length": 4, "pairs": 2}  # of the searches
 AT_LEAST = {"objective": 8, "metric": 11, "attack": 3, "scope": 3}
 
 
 def parts(kind: str) -> list[Bound]:
-    found = [bound_of(kind, part) for part in [*entries(kind).values(), *VARIANTS[kind]]]
-    return [replace(part, hyper={**part.hyper, "steps": 3}) if "steps" in part.hyper else part for part in found]
+    plain = [entry for name, entry in entries(kind).items() if name != "chain"]  # which has nothing to do by itself
+    found = [bound_of(kind, part) for part in [*plain, *VARIANTS[kind]]]
+    small = {"steps": 3} | (SMALL if kind == "attack" else {})
+    return [replace(part, hyper={**part.hyper, **{k: v for k, v in small.items() if k in part.hyper}}) for part in found]
 
 
 def cases(kind: str, checks) -> list:
@@ -68,7 +76,8 @@ def test_metrics(part, check):
 
 @pytest.mark.parametrize(("part", "check"), cases("attack", testing.ATTACK_CHECKS))
 def test_attacks(part, check, tiny):
-    check(part, tiny, testing.tiny_data())
+    before = {"original": testing.tiny_subject(seed=1)}
+    check(part, replace(tiny, helpers=before), testing.tiny_data())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -151,18 +160,18 @@ def test_broken_metrics_are_caught():
 
 
 def test_broken_attacks_are_caught(tiny):
-    def in_place(subject, data):
+    def in_place(subject, data, run):
         with torch.no_grad():
             next(iter(subject.model.parameters())).add_(1)
         yield subject.after(Event("attack", "in_place", cost=Cost(steps=1)))
 
-    def without_cost(subject, data):
+    def without_cost(subject, data, run):
         changed = clone(subject)
         with torch.no_grad():
             next(iter(changed.model.parameters())).add_(1)
         yield changed.after(Event("attack", "without_cost"))
 
-    def nothing(subject, data):
+    def nothing(subject, data, run):
         yield from ()
 
     told = {in_place: "was changed", without_cost: "no cost", nothing: "nothing came"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from expunge.testing.models import tiny_data, tiny_subject
@@ -92,13 +93,14 @@ ATTACK_CHECKS: tuple[Callable[[Bound, Subject, Data], None], ...] = (
 
 
 def check_attack(part: Any, subject: Subject | None = None, data: Data | None = None) -> None:
-    """Run every check of attacks, on a tiny model and tiny data unless others are given.
+    """Run every check of attacks, on a tiny model, one it was made from, and tiny data unless others are given.
 
     Args:
         part: a name, spec (give few steps), registry entry or Bound.
     """
+    given = subject or replace(tiny_subject(), helpers={"original": tiny_subject(seed=1)})
     for check in ATTACK_CHECKS:
-        check(bound_of("attack", part), subject or tiny_subject(), data or tiny_data())
+        check(bound_of("attack", part), given, data or tiny_data())
 
 
 # -- scopes ----------------------------------------------------------------------------------------------------
