@@ -60,8 +60,15 @@ def describe(attack: Bound, told: Sequence[Mapping[str, Any]] = ()) -> str:
     for number, part in enumerate(parts_of(attack)):
         words = part.meta.get("says", "")
         own = told[number] if number < len(told) else {}
-        said.append(words.format(**{**part.hyper, **own}) if words else label(part))
+        said.append(" ".join(words.format_map(_Known({**part.hyper, **own})).split()) if words else label(part))
     return ", then ".join(said)
+
+
+class _Known(dict[str, Any]):
+    """What is known of an attack; what only its outcome could tell is left out."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
 
 
 def tries(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries
-from expunge.attacks import LOOKED_AT, NOT_YET
+from expunge.attacks import LOOKED_AT
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, measure
 from expunge.recipe import AuditSpec
@@ -196,11 +196,11 @@ class Audit:
 
     def not_tested(self) -> list[schema.Untested]:
         """What a reader might take for granted and nobody looked at."""
-        used = {part.name for attack in self.spec.attacks for part in parts_of(attack)} | {"chain"}
-        found = [schema.Untested(name, "available, not asked for") for name in entries("attack") if name not in used]
         asked = {metric.name for metric in self.spec.metrics}
-        found += [
-            schema.Untested(what, why) for what, why in NOT_YET.items() if asked.isdisjoint(LOOKED_AT.get(what, ()))
+        used = {part.name for attack in self.spec.attacks for part in parts_of(attack)} | {"chain"}
+        found = [
+            schema.Untested(name, "available, not asked for") for name in entries("attack")
+            if name not in used and asked.isdisjoint(LOOKED_AT.get(name, ()))
         ]
         if "oracle" not in self.states:
             found.append(schema.Untested("comparison with an oracle", "no twin that never saw the data was given"))
