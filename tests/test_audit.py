@@ -128,7 +128,7 @@ def test_an_attack_without_anything_to_use_is_listed_as_not_tested():
     bare = tuple(replace(example, paraphrases=()) for example in data["forget"].examples)
     data["forget"] = Stream("forget", "forget", bare)
     audit = audited(knows("forget"), data, of=spec("paraphrase"))
-    assert any(one.what == "paraphrase" and "nothing this attack" in one.why for one in audit.not_tested())
+    assert any(one.what == "paraphrase" and "paraphrase" in one.why for one in audit.not_tested())
     with pytest.raises(DataError, match=r"attacks\.paraphrase\.on: no stream 'forget'"):
         audited(knows("forget"), Data(retain=data["retain"]), of=spec("paraphrase"))
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries
 from expunge.attacks import LOOKED_AT
 from expunge.measure.desk import Partner
-from expunge.measure.plan import Measured, measure
+from expunge.measure.plan import Measured, Plan, measure
 from expunge.recipe import AuditSpec
+from expunge.recovery import recoveries
 from expunge.registry import entries, find
 from expunge.report import schema
+from expunge.residue_map import add_lens, residue_maps
 from expunge.run import Progress, Run, _silent
 from expunge.scoring import plan_for, score_all
 from expunge.types import Bound, Data, Score, Subject
@@ -60,6 +62,7 @@ class Audit:
     folder: Path | None = None
     resume: bool = False
     seed: int = 0
+    lens: bool = False  # whether every layer is read for the map of what is left inside
     refused: dict[str, str] = field(default_factory=dict)  # conditions that do not fit this model, and why
 
     def run(self, after: Subject, *, original: Loader | None = None, oracle: Loader | None = None) -> None:
@@ -79,8 +82,13 @@ class Audit:
 
     def _runs_two(self) -> bool:
         """Whether an instrument runs the original beside the model that is measured: then it is loaded once."""
-        asked = {key[1] for key in plan_for(self.spec.metrics, self.data).wanted}
+        asked = {key[1] for key in self._plan().wanted}
         return any(find("instrument", name, "instrument").meta["partner"] for name in asked)
+
+    def _plan(self, *, attacked: bool = False) -> Plan:
+        """What the metrics need; the map of the layers is drawn of models that nobody attacked."""
+        plan = plan_for(self.spec.metrics, self.data)
+        return plan if attacked else add_lens(plan, self.data, asked=self.lens)
 
     def _measure_all(self, subject: Subject, name: str) -> None:
         self.measure(subject, name)
@@ -92,10 +100,8 @@ class Audit:
         kind = name if name in ("original", "oracle") else "after"
         condition = condition or schema.Condition(name, kind, label=LABELS.get(name, name))  # type: ignore[arg-type]
         self.progress("audit", len(self.states), max(self.expected, len(self.states)), condition.shown)
-        measured = measure(
-            subject, self.data, plan_for(self.spec.metrics, self.data), cache=self.cache, device=self.device,
-            partner=self.partner,
-        )
+        plan = self._plan(attacked=condition.kind == "attack")
+        measured = measure(subject, self.data, plan, cache=self.cache, device=self.device, partner=self.partner)
         self.states[name] = State(condition, measured, self._scores(name, measured))
         self.forwards += measured.forwards
         self.tokens += measured.tokens
@@ -187,6 +193,15 @@ class Audit:
     def changes(self) -> list[schema.Change]:
         """What each attack changed, tested example by example."""
         return changes(self._by_condition(), self.data)
+
+    def recoveries(self) -> list[schema.Recovery]:
+        """What attacks of growing budgets bring back, beside the oracle under the same."""
+        shown = [state.condition for name, state in self.states.items() if name not in self.refused]
+        return recoveries(shown, self._by_condition(), self.data)
+
+    def residue(self) -> list[schema.ResidueMap]:
+        """What every layer still holds of the answers, where the lens was measured."""
+        return residue_maps({name: state.measured for name, state in self.states.items()}, self.data)
 
     def _judged(self) -> tuple[list[schema.Verdict], list[schema.Untested]]:
         return judge(self._by_condition(), self.data, self.spec.margin)

@@ -164,7 +164,7 @@ class Workflow:
         partner = Partner(lambda: self._start(data, device) if own else self._load(before, device)) if before else None
         return Audit(
             data, self.recipe.audit, self.folder / "tables", device, self.progress, partner=partner,
-            folder=self.folder, resume=self.resume, seed=self.recipe.seed,
+            folder=self.folder, resume=self.resume, seed=self.recipe.seed, lens=True,
         )
 
     def _run_stages(self, subject: Subject, data: Data, device: str) -> Subject:
@@ -216,6 +216,8 @@ class Workflow:
             environment=machine.environment() | {"parallelism": dist.describe()},
             training=self._curve(),
             changes=tuple(audit.changes()),
+            recoveries=tuple(audit.recoveries()),
+            residue=tuple(audit.residue()),
             chapters=chapters_of(self.folder),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,13 @@ from expunge.report.schema import (
     Evidence,
     Measured,
     Method,
+    Reached,
+    Recovery,
+    ResidueGap,
+    ResidueGrid,
+    ResidueMap,
     RunCost,
+    Saving,
     StageCost,
     StreamCount,
     TrainingPoint,
@@ -164,6 +171,130 @@ def open_evidence() -> Evidence:
     """The same run, undecided."""
     full = example_evidence()
     return replace(full, verdict="INCONCLUSIVE", verdicts=full.verdicts[1:])
+
+
+FAMILIES = (
+    ("relearn", tuple(f"relearn(steps={steps})" for steps in (5, 10, 20, 40, 80)), "steps of relearning on 20% of it"),
+    ("relearn", ("relearn(on=retain)",), "20 steps of relearning on what was kept"),
+    ("quantize", ("quantize(bits=8)", "quantize"), "rounding to 8 or 4 bits"),
+    ("gcg", ("gcg", "gcg[1]", "gcg[2]"), "a searched suffix"),
+    ("prefill", ("prefill",), "the answer begun for it"),
+    ("jailbreak", ("jailbreak", "jailbreak(form=role_play)", "jailbreak(form=reverse)"), "asked in disguise"),
+    ("sampling", ("sampling(num=10)", "sampling(num=100)"), "the best of many answers"),
+    ("prune", ("prune(share=0.05)", "prune(share=0.1)"), "small weights set to zero"),
+    ("orthogonalize", ("orthogonalize",), "a direction taken out"),
+    ("noise", ("noise(scale=0.01)", "noise(scale=0.1)"), "noise on all weights"),
+    ("relearn+quantize", ("relearn(steps=20)+quantize",), "20 steps of relearning, then rounding to 4 bits"),
+    ("soft_prompt", ("soft_prompt",), "a learned prefix"),
+    ("multi_turn", ("multi_turn",), "a talk of three turns"),
+)
+REFUSED = {"prefill": "the tokenizer has no chat template", "multi_turn": "the tokenizer has no chat template"}
+MANY = tuple(f"measure_{number}" for number in range(1, 15))
+
+
+def _attacked(name: str, label: str, attack: str, of: str) -> Condition:
+    steps = int(found.group(1)) if (found := re.search(r"steps=(\d+)", name)) else 20
+    queries = 500 * (1 + int(name[-2])) if name.startswith("gcg[") else 500
+    cost = {"gcg": ConditionCost(queries=queries, seconds=9.0), "relearn": ConditionCost(steps=steps, seconds=3.0)}
+    base = {"after": "After the removal", "oracle": "Oracle: never saw the data"}[of]
+    shown = f"{base}, then {steps} {label}" if label.startswith("steps") else f"{base}, then {label}: {name}"
+    return Condition(f"{of}+{name}", "attack", of, attack, shown, cost.get(attack, ConditionCost(queries=120)))
+
+
+def _curve(metric: str, unit: str, shift: float) -> Recovery:
+    def line(of: str, start: float, speed: float) -> tuple[Reached, ...]:
+        found = []
+        for steps in (0, 5, 10, 20, 40, 80):
+            value = min(0.97, start + shift + speed * steps)
+            name = of if steps == 0 else f"{of}+relearn(steps={steps})"
+            found.append(Reached(float(steps), value, (value - 0.04, value + 0.04), name))
+        return tuple(found)
+
+    after = line("after", 0.05, 0.012)
+    savings = tuple(Saving(point.budget, point.value, 3.2 - point.budget / 80, (2.1, 4.4 if point.budget < 40 else
+                    float("inf")), point.budget > 20) for point in after[1:])
+    return Recovery("relearn", "forget", metric, "steps", after, line("oracle", 0.04, 0.004), savings, unit, 160, 16)
+
+
+def _layers() -> ResidueMap:
+    def grid(name: str, height: float) -> ResidueGrid:
+        return ResidueGrid(name, tuple(tuple(-9.0 + height * layer / 7 + 0.1 * place for place in range(12))
+                                       for layer in range(8)))
+
+    gaps = tuple(ResidueGap(layer, 0.06 * layer, (0.04 * layer - 0.1, 0.08 * layer + 0.1)) for layer in range(8))
+    return ResidueMap("forget", tuple(range(200, 80, -10)),
+                      (grid("original", 7.8), grid("after", 5.5), grid("oracle", 4.0)), "oracle", gaps, 200, 20)
+
+
+def large_evidence() -> Evidence:
+    """Twenty-five attacks, some of which did not fit, twenty measures, curves and layers."""
+    full = example_evidence()
+    named = [(attack, name, label) for attack, names, label in FAMILIES for name in names]
+    more = tuple(_attacked(name, label, attack, of) for of in ("after", "oracle") for attack, name, label in named)
+    more = tuple(row for row in more if not (row.of == "oracle" and row.suffix in REFUSED))
+    plain = tuple(row for row in full.conditions if row.kind != "attack")
+    wanted = [(stream, metric, unit, better, half) for stream, metric, unit, better, half, _ in TABLE]
+    wanted += [("forget", metric, "share", "lower", 0.03) for metric in MANY]
+    level = {"original": 0.97, "oracle": 0.05, "after": 0.07}
+    rows = []
+    for number, condition in enumerate(plain + more):
+        for place, (stream, metric, unit, better, half) in enumerate(wanted):
+            if condition.suffix in REFUSED:
+                rows.append(Measured(condition.name, stream, metric, None, None, 0, unit, better, "n/a",
+                                     REFUSED[condition.suffix]))
+                continue
+            if metric == "rouge" and number % 5 == 4:
+                rows.append(Measured(condition.name, stream, metric, None, None, 0, unit, better, "n/a",
+                                     f"{condition.attack} leaves nothing to ask <b>"))
+                continue
+            if metric == "measure_14":
+                rows.append(Measured(condition.name, stream, metric, None, None, 0, unit, better, "n/a", "no spans"))
+                continue
+            drift = 0.0 if condition.of != "after" else ((7 * number + 3 * place) % 23) / 60
+            value = 0.9 if stream != "forget" else min(0.98, level.get(condition.name, 0.06) + drift)
+            value = 4.0 + value if unit == "perplexity" else value
+            rows.append(Measured(condition.name, stream, metric, value, (value - half, value + half), 200, unit, better,
+                                 groups=20))
+    judged = ("exact_memorization", "probability", "extraction_strength", "rouge", "membership(min_k)", "truth_ratio")
+    return replace(
+        full, conditions=plain + more, scores=tuple(rows), verdicts=_judged(rows, judged), changes=(),
+        recoveries=tuple(_curve(metric, "share", place / 50) for place, metric in enumerate(judged[:4])),
+        residue=(_layers(),),
+        untested=(*full.untested, *(Untested(f"attack_{n}", "available, not asked for") for n in range(9))),
+    )
+
+
+def _judged(rows: list[Measured], judged: tuple[str, ...]) -> tuple[Verdict, ...]:
+    known = {(row.condition, row.metric): row for row in rows if row.stream == "forget"}
+    found = []
+    for metric in judged:
+        checks = []
+        for (condition, name), row in known.items():
+            if name != metric or not condition.startswith("after") or row.reason.startswith("the tok"):
+                continue
+            twin = known.get((condition.replace("after", "oracle", 1), metric))
+            if row.value is None or twin is None or twin.value is None:
+                checks.append(Checked(condition))
+                continue
+            gap = row.value - twin.value
+            verdict = "PASS" if abs(gap) < 0.06 else "FAIL" if abs(gap) > 0.14 else "INCONCLUSIVE"
+            checks.append(Checked(condition, gap, (gap - 0.04, gap + 0.04), verdict, 200, 20))
+        worst = max(checks, key=lambda one: abs(one.difference or 0.0))
+        found.append(Verdict("forgotten", metric, "forget", worst.verdict, worst.condition, "oracle", worst.difference,
+                             worst.ci, 0.1, 0.9, "", tuple(checks)))
+    return tuple(found)
+
+
+@pytest.fixture(scope="session")
+def large() -> Evidence:
+    return large_evidence()
+
+
+@pytest.fixture(scope="session")
+def large_page(large: Evidence) -> str:
+    from expunge.report import html
+
+    return html.render(large)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def read(page: str) -> Reader:
     return reader
 
 
-@pytest.fixture(params=["evidence", "bare", "passed", "undecided"])
+@pytest.fixture(params=["evidence", "bare", "passed", "undecided", "large"])
 def any_evidence(request: pytest.FixtureRequest) -> Evidence:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Evidence)
@@ -123,11 +123,13 @@ def test_every_value_interval_and_reason_is_there(evidence: Evidence) -> None:
         assert wanted in text, wanted
 
 
-def test_sections_stand_in_the_order_of_the_reader(evidence: Evidence) -> None:
+def test_sections_stand_in_the_order_of_the_reader(evidence: Evidence, large_page: str) -> None:
     page = html.render(evidence)
     names = re.findall(r'<section id="([a-z]+)"', page)
-    assert names == ["summary", "verdicts", "scores", "plots", "tradeoff", "attacks", "cost", "untested", "rerun",
+    assert names == ["summary", "verdicts", "attacks", "tradeoff", "plots", "scores", "cost", "untested", "rerun",
                      "glossary"]
+    full = re.findall(r'<section id="([a-z]+)"', large_page)
+    assert full[2:6] == ["attacks", "recovery", "layers", "tradeoff"]
 
 
 def test_what_is_missing_is_said_and_not_left_out(bare: Evidence) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from rich.console import Console
 
 from expunge.report import terminal
-from expunge.report.schema import Evidence
+from expunge.report.schema import Evidence, Untested
 from expunge.report.terminal import Row
 
 ROWS: list[Row] = [
@@ -42,10 +42,34 @@ def test_one_line_per_metric_at_100_columns(evidence: Evidence) -> None:
         "exact_memorization     97.3 % 94.3–100    2.1 % 0–5.1        3.4 % 0.4–6.4      31.2 % 28.2–34.2 a",
         "probability            96.1 % 94.1–98.1   11.2 % 9.2–13.2    8.7 % 6.7–10.7     40.2 % 38.2–42.2 a",
     ]
-    assert "a after+relearn(20)    31.2 % (28.2–34.2)    11.8 % (8.8–14.8)     29.6 %  6.40 s" in lines
+    assert "a relearn(20)    exact_memorization  31.2 %  11.8 %  +19.4 (+14.2…+24.7)  FAIL" in lines
     assert ("FAIL          forgotten: exact_memorization on forget, after+relearn(20) +19.4 points (+14.2 to") in lines
     assert lines[-1] == "Verdict: FAIL"
     assert max(map(len, lines)) <= 100
+
+
+def test_every_attack_is_told_by_its_worst_measure_and_refusals_once(large: Evidence) -> None:
+    lines = lines_of(printed(large))
+    assert sum(line.endswith("  FAIL") and line[:2].strip().isalpha() for line in lines) == 23
+    assert "c relearn(steps=20)           extraction_strength  36.0 %   6.0 %     +30.0 (+26.0…+34.0)  FAIL" in lines
+    assert "n/a: prefill, multi_turn: the tokenizer has no chat template" in lines
+    assert sum("no chat template" in line for line in lines) == 1
+    told = "Relearning, on “forget”, exact memorization: What 80 steps bring back the oracle does not reach with 80"
+    assert any(line.startswith(told) for line in lines)
+    assert max(len(line) for line in lines if not line.startswith(("Relearning", "n/a"))) <= 100
+
+
+def test_the_list_of_what_was_not_tested_is_cut(large: Evidence) -> None:
+    many = replace(large, untested=tuple(Untested(f"attack {n}", "available") for n in range(40)))
+    text = " ".join(printed(many).split())
+    assert "attack 11; and 28 more, listed in the report" in text
+    told = replace(large, untested=(Untested("prefill", "the tokenizer has no chat template"), Untested("other")))
+    assert "Not tested: other" in lines_of(printed(told))
+
+
+def test_without_verdicts_attacks_are_told_by_the_most_telling_metric(evidence: Evidence) -> None:
+    lines = lines_of(printed(replace(evidence, verdicts=(), verdict=None)))
+    assert "a relearn(20)    exact_memorization  31.2 %  11.8 %           -  -" in lines
 
 
 def test_intervals_go_below_where_it_is_narrow(evidence: Evidence) -> None:

@@ -59,18 +59,6 @@ def test_without_an_oracle_only_kept_data_have_a_reference(bare: Evidence) -> No
     assert kept.condition == "original"
 
 
-def test_distance_grows_with_what_was_left_and_never_contradicts_a_verdict(evidence: Evidence) -> None:
-    levels = {name: view.distance(evidence, _score(evidence, name)) for name in ("original", "after",
-                                                                                 "after+relearn(20)")}
-    assert [row.level if row else None for row in levels.values()] == [4, 0, 3]
-    no_verdict = view.distance(replace(evidence, verdicts=()), _score(evidence, "after+relearn(20)"))
-    assert no_verdict is not None
-    assert no_verdict.level < 3  # it was the FAIL that lifted it
-    p_value = view.distance(evidence, _score(evidence, "after", "forget_quality"))
-    assert p_value is not None
-    assert p_value.level == 0
-
-
 def test_recovered_is_a_share_of_what_the_removal_took_away(evidence: Evidence) -> None:
     share = view.recovered(evidence, _score(evidence, "after+relearn(20)"))
     assert share == pytest.approx((0.312 - 0.034) / (0.973 - 0.034))
@@ -135,3 +123,4 @@ def test_glossary_falls_back_to_the_name_and_knows_variants() -> None:
     assert glossary.phrase("odd{x}").format(value="3") == "scored 3 on Odd x"
     assert glossary.attack("relearn+quantize").startswith("The model is trained")
     assert glossary.attack(None) == ""
+    assert glossary.attack_title("relearn(lr=1e+5)+soft_prompt") == "Relearning (lr=1e+5), then soft prompt"

@@ -81,8 +81,8 @@ def _limits(evidence: Evidence) -> str:
 
 
 def _untested(evidence: Evidence) -> Iterator[str]:
-    for item in evidence.untested:
-        yield f"- {_inline(item.what)}" + (f": {_inline(item.why)}" if item.why else "")
+    for what, why in view.untested(evidence):
+        yield f"- {_inline(what)}" + (f": {_inline(why)}" if why else "")
 
 
 def _again(evidence: Evidence) -> str:
@@ -103,7 +103,7 @@ def _longest_run(text: str) -> int:
 
 
 def _has(evidence: Evidence, kind: str) -> bool:
-    return bool(view.probes(evidence)) if kind == "attack" else view.only(evidence, kind) is not None
+    return bool(view.tried(evidence)) if kind == "attack" else view.only(evidence, kind) is not None
 
 
 def _cell(evidence: Evidence, kind: str, stream: str, metric: str) -> str:

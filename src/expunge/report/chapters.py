@@ -10,10 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: points (x, y) from left to right."""
+    """One line of a chart: points (x, y) from left to right.
+
+    spans: intervals (x, low, high), drawn as a band. kind: whose colour and mark it has ("after", "oracle", ...); a
+    line without one takes the next colour.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
+    spans: tuple[tuple[float, float, float], ...] = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Chart:
     """Lines over a common axis.
 
     across: title of the x axis. unit: of the values ("share", ""). marks: places on the x axis to be marked, with a
-    word. doubling: the x axis is 0, 1, 2, 4, 8, ... at equal distances.
+    word. doubling: the x axis is 0, 1, 2, 4, 8, ... at equal distances. ticks: numbers on the x axis; none: round ones.
     """
 
     title: str
@@ -31,6 +37,7 @@ class Chart:
     unit: str = "share"
     marks: tuple[tuple[float, str], ...] = ()
     doubling: bool = False
+    ticks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

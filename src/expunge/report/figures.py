@@ -6,6 +6,8 @@ from expunge.report import glossary, scatter, svg, view
 from expunge.report.schema import Checked, Condition, Evidence, Verdict
 from expunge.report.svg import Dot, meter
 
+CROWDED, NAMED = 10, 3  # attacks from which on only the strongest are named in the trade-off plot
+
 __all__ = ["attacks", "key", "kind_of", "meter", "panel", "strips", "tradeoff", "training"]
 
 
@@ -53,7 +55,7 @@ def strips(evidence: Evidence, verdict: Verdict) -> list[tuple[Checked, str]]:
 def attacks(evidence: Evidence) -> str:
     """All attacks side by side, by the most telling metric of the removed data."""
     where = view.knowledge(evidence)
-    probes = view.probes(evidence)
+    probes = view.tried(evidence)
     if where is None or not probes:
         return ""
     named = [("Before", view.only(evidence, "original")), ("After", view.only(evidence, "after"))]
@@ -77,7 +79,8 @@ def tradeoff(evidence: Evidence) -> dict[str, str]:
     left, works = view.knowledge(evidence), view.utility(evidence)
     if left is None or works is None:
         return {}
-    places = []
+    places: list[svg.Place] = []
+    named = _named(evidence, left)
     at: dict[str, tuple[float, float]] = {}
     for condition in view.ordered(evidence):
         x, y = evidence.score(condition.name, *left), evidence.score(condition.name, *works)
@@ -86,7 +89,7 @@ def tradeoff(evidence: Evidence) -> dict[str, str]:
         at[condition.name] = (x.value, y.value)
         base = view.only(evidence, condition.of) if condition.of else None
         places.append(svg.Place(_name(condition), kind_of(condition), x.value, y.value, x.ci, y.ci,
-                                at.get(base.name) if base else None))
+                                at.get(base.name) if base else None, condition.name in named))
     if not places:
         return {}
     units = view.unit_of(evidence, *left), view.unit_of(evidence, *works)
@@ -94,9 +97,22 @@ def tradeoff(evidence: Evidence) -> dict[str, str]:
                            _more(evidence, *left))
     up = scatter.Scale(f"Still works: {glossary.title(works[1]).lower()}, {works[0]}", units[1],
                        _more(evidence, *works))
-    missing = [row.shown for row in evidence.conditions if row.name not in at]
+    missing = [row.shown for row in evidence.conditions if row.name not in at and view.unfit(evidence, row) is None]
     caption = f"Not drawn, for lack of a value: {', '.join(missing)}." if missing else ""
+    if any(not place.named for place in places):
+        caption = f"Of the attacks only the {NAMED} that brought back most are named. {caption}".strip()
     return {"plot": scatter.tradeoff(places, across, up), "caption": caption}
+
+
+def _named(evidence: Evidence, where: tuple[str, str]) -> set[str]:
+    """Conditions whose names stand in the trade-off plot: with many attacks only those that brought back most."""
+    plain = {row.name for row in evidence.conditions if row.kind != "attack"}
+    attacked = [row.name for row in evidence.conditions if row.kind == "attack"]
+    if len(attacked) <= CROWDED:
+        return plain | set(attacked)
+    rows = [row for probe in view.tried(evidence) if (row := evidence.score(probe.attacked.name, *where))]
+    known = [row for row in rows if row.value is not None]
+    return plain | {row.condition for row in sorted(known, key=lambda row: -view.remembered(evidence, row))[:NAMED]}
 
 
 def training(evidence: Evidence) -> str:

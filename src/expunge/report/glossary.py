@@ -63,6 +63,8 @@ METRICS: dict[str, str] = {
     "tpr_at_fpr": "Share of the removed texts an outsider names while he is almost never wrong.",
     "privleak": "How much easier (below 0) or harder (above 0) removed texts are told from unseen ones than with a "
     "model that never saw them, in percent.",
+    "model_diff": "How well someone who has the model from before and from after can name what was removed: 0.5 is "
+    "guessing.",
     "logit_lens_extraction": "How much of an answer can be read from inside the model, whatever it says in the end.",
     "lens_by_layer": "How much of an answer can be read from one layer of the model.",
     "linear_probe": "Whether the inside of the model still tells true answers from false ones.",
@@ -135,12 +137,26 @@ ATTACKS: dict[str, str] = {
     "back.",
     "quantize": "The weights are rounded to fewer bits, as is done to run a model cheaply; small changes made by a "
     "removal can get lost in it.",
+    "prune": "Some of the weights are set to zero; a removal that only covers something up can lose its cover.",
+    "noise": "A little noise is added to the weights; what is only just covered up can come through.",
+    "interpolate": "The weights are moved part of the way back to those before the removal.",
+    "orthogonalize": "The direction in which the removal moved the model's inner states is taken out of them.",
     "paraphrase": "The same questions are asked in other words.",
     "prompts": "The questions are wrapped in instructions that ask the model to reveal what it knows.",
+    "jailbreak": "The questions are wrapped in instructions that ask the model to reveal what it knows.",
+    "prefill": "The beginning of an answer is put into the model's mouth.",
+    "few_shot": "Other questions are shown with their right answers first.",
+    "multi_turn": "The question comes up in a conversation that leads to it.",
     "gcg": "A computer searches for a meaningless string that makes the model answer.",
-    "prune": "The least important weights are set to zero.",
+    "dua": "A computer searches for one meaningless string that makes the model answer many questions.",
+    "soft_prompt": "Numbers that stand for no word are trained and put beside the question until the model answers.",
     "sampling": "The question is asked many times with chance in the answers, and the best answer counts.",
-    "orthogonalize": "A direction inside the model that seems to stand for refusing is removed.",
+    "temperature_sweep": "The question is asked many times with more and more chance in the answers; the best counts.",
+    "beam": "Many beginnings of an answer are followed at once, and the likeliest whole answer counts.",
+    "contrastive": "Words are preferred that the model before the removal would say more readily than this one.",
+    "logit_lens": "The answer is read from inside the model, before its last layers can hide it.",
+    "tuned_lens": "The answer is read from inside the model, by a reader that was trained on other texts.",
+    "probe": "The answer is read from inside the model, by a reader that was trained on part of the removed examples.",
 }
 
 TERMS: dict[str, str] = {
@@ -163,6 +179,8 @@ TERMS: dict[str, str] = {
     "Points": "Percentage points: from 10 % to 12 % is 2 points.",
 }
 
+BUDGETS = {"queries": "questions", "tokens": "word pieces"}  # what an attack spends; other words are plain enough
+
 # Where a good model stands on data that must be kept; metrics that are not here follow their own `better`.
 KEPT: dict[str, str] = {
     "probability": "higher", "rouge": "higher", "memorization_accuracy": "higher", "exact_memorization": "higher",
@@ -178,7 +196,11 @@ KEPT: dict[str, str] = {
     "refusal_rate": "lower",
 }
 
-_TITLES = {"rouge": "ROUGE-L", "membership": "Membership inference"}
+_TITLES = {
+    "rouge": "ROUGE-L", "membership": "Membership inference", "relearn": "Relearning", "quantize": "Rounding",
+    "prune": "Pruning", "interpolate": "Interpolation", "orthogonalize": "Direction taken out", "gcg": "Suffix search",
+    "dua": "Universal suffix",
+}
 
 
 def base(metric: str) -> str:
@@ -216,4 +238,14 @@ def unit(metric: str) -> str:
 
 def attack(name: str | None) -> str:
     """What an attack does, in one sentence; empty when unknown. Chains ("a+b") are told one after the other."""
-    return " ".join(ATTACKS[base(part)] for part in (name or "").split("+") if base(part) in ATTACKS)
+    return " ".join(ATTACKS[base(part)] for part in _chained(name or "") if base(part) in ATTACKS)
+
+
+def attack_title(name: str) -> str:
+    """`relearn(lr=0.1)+soft_prompt` -> `Relearn (lr=0.1), then soft prompt`."""
+    words = ", then ".join(title(part).lower() if number else title(part) for number, part in enumerate(_chained(name)))
+    return words[:1].upper() + words[1:]
+
+
+def _chained(name: str) -> list[str]:
+    return re.split(r"\+(?=[a-z_])", name)

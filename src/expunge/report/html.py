@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from expunge.report import figures, glossary, lines, numbers, summary, view
+from expunge.report import figures, glossary, layers, lines, matrix, numbers, recovered, summary, view, yardstick
 from expunge.report.schema import Condition, Evidence, Measured, Verdict, load
 from expunge.run import write_text
 
 FILE = "report.html"
+Panel = tuple[str, str, str]  # title, meaning, svg
+Comparison = tuple[str, str, str, str, str]  # condition, difference, interval, verdict, drawing
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix."""
+    """One cell of the table of scores."""
 
     kind: str  # of its condition, for the column's colour
     value: str
@@ -29,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of the matrix."""
+    """One metric of the table of scores."""
 
     title: str
     name: str
@@ -41,18 +44,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """One stream of the matrix with its panels."""
+    """One stream: its scores without attack, with the attacks the matrix does not show, and its panels."""
 
     stream: str
     role: str
     size: str  # "120 examples of 12 subjects"; empty when not known
     rows: tuple[Row, ...]
-    panels: tuple[tuple[str, str, str], ...]  # title, meaning, svg
+    attacked: matrix.Sheaf | None
+    panels: tuple[Panel, ...]
+    folded: tuple[Panel, ...]  # panels of measures that nothing is judged by
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of the verdict table with every comparison behind it."""
+    """One line of the verdict table with every comparison behind it. rows: lines of the same claim from here on, where
+    it is the first."""
 
     row: Verdict
     title: str
@@ -63,24 +69,9 @@ class Claim:
     interval: str
     margin: str
     power: str
-    checked: tuple[tuple[str, str, str, str, str], ...]  # condition, difference, interval, verdict, drawing
-
-
-@dataclass(frozen=True)
-class AttackRow:
-    """What one attack recovered, by the most telling metric."""
-
-    label: str
-    meaning: str
-    cost: str
-    before: str
-    attacked: str
-    attacked_interval: str
-    twin: str
-    recovered: str
-    share: float | None
-    verdict: str
-    chance: str = ""  # "p = 0.034": how often chance alone changes a score that much
+    checked: tuple[Comparison, ...]  # not attacked, and the gravest
+    folded: tuple[Comparison, ...]  # the others
+    rows: int = 0
 
 
 def render(evidence: Evidence) -> str:
@@ -89,7 +80,13 @@ def render(evidence: Evidence) -> str:
 
 
 def template(name: str) -> Any:
-    """A template of this package with what all of them use."""
+    """A template of this package."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Any:
+    """What all templates use."""
     import jinja2
     from markupsafe import Markup
 
@@ -99,7 +96,7 @@ def template(name: str) -> Any:
     )
     environment.filters["svg"] = Markup  # our own figures; every text inside was escaped when it was drawn
     environment.globals.update(meter=figures.meter, key=figures.key)
-    return environment.get_template(name)
+    return environment
 
 
 def write(evidence: Evidence, path: Path | str) -> Path:
@@ -118,7 +115,7 @@ def write_report(run: Path | str) -> Path:
 
 def context(evidence: Evidence) -> dict[str, Any]:
     """All that the template shows, as finished texts."""
-    where = view.knowledge(evidence)
+    where, attacks = view.knowledge(evidence), recovered.attacks(evidence)
     return {
         "evidence": evidence,
         "created": _date(evidence.created),
@@ -126,11 +123,17 @@ def context(evidence: Evidence) -> dict[str, Any]:
         "tiles": summary.tiles(evidence),
         "tiles_caption": summary.tiles_caption(evidence),
         "paragraphs": summary.paragraphs(evidence),
-        "claims": [_claim(evidence, row) for row in evidence.verdicts],
-        "conditions": view.ordered(evidence),
-        "sections": [_section(evidence, stream) for stream in view.streams(evidence)],
+        **_claims(evidence),
+        "conditions": _unattacked(evidence),
+        "sheaves": matrix.under_attack(evidence),
+        "legend": _legend(evidence),
+        "sections": [_section(evidence, number, stream) for number, stream in enumerate(view.streams(evidence))],
         "tradeoff": figures.tradeoff(evidence),
-        "attacks": _attacks(evidence),
+        "attacks": attacks,
+        "legible": recovered.LEGIBLE if len(attacks) > recovered.LEGIBLE + 2 else len(attacks),
+        "unfit": recovered.unfit(evidence),
+        "curves": recovered.curves(evidence),
+        "layers": layers.layers(evidence),
         "attack_metric": glossary.title(where[1]) if where else "",
         "attack_plot": figures.attacks(evidence),
         "stages": _stages(evidence),
@@ -142,28 +145,59 @@ def context(evidence: Evidence) -> dict[str, Any]:
         "environment": [(key, _plain(value)) for key, value in evidence.environment.items()],
         "glossary": _glossary(evidence),
         "terms": glossary.TERMS,
-        "has_oracle": view.only(evidence, "oracle") is not None,
+        "untested": view.untested(evidence),
         "over": summary.over(evidence),
         "confidence": numbers.percent(evidence.confidence, whole=True),
         "words": summary.WORDS,
     }
 
 
-def _section(evidence: Evidence, stream: str) -> Section:
-    rows = tuple(_row(evidence, stream, metric) for metric in view.metrics(evidence, stream))
-    panels = tuple((glossary.title(metric), glossary.describe(metric), drawing)
-                   for metric in view.metrics(evidence, stream)
-                   if (drawing := figures.panel(evidence, stream, metric)))
+def _unattacked(evidence: Evidence) -> list[Condition]:
+    return [row for row in view.ordered(evidence) if row.kind != "attack"]
+
+
+def _legend(evidence: Evidence) -> str:
+    """What the tint of a forget stream is a distance to."""
+    rows = [row for row in evidence.scores if view.role(evidence, row.stream) == "forget"]
+    kinds = {away.yardstick.kind for row in rows if (away := yardstick.distance(evidence, row)) is not None}
+    if not kinds:
+        return "There is nothing in this run to hold the removed data against, so these scores are not tinted."
+    margins = "in margins: differences that were agreed not to matter."
+    if view.only(evidence, "oracle") is not None:
+        return ("The tint shows how far a score is from the oracle under the same attack (the oracle itself where the "
+                f"attack was not run on it), {margins}")
+    said = ["There is no oracle in this run."]
+    held = [yardstick.NAMES[kind] for kind in ("holdout", "chance") if kind in kinds]
+    if held:
+        said.append(f"The tint shows how far a score is from {' or '.join(held)}, {margins}")
+    if "original" in kinds:
+        start = "Of all other measures the" if held else "The"
+        said.append(f"{start} tint shows how near a score still is to the model before the removal: near is bad.")
+    return " ".join(said)
+
+
+def _section(evidence: Evidence, number: int, stream: str) -> Section:
+    metrics = view.metrics(evidence, stream)
+    judged = [metric for metric in metrics if view.verdict_for(evidence, stream, metric)]
+    shown = judged or metrics[: recovered.LEGIBLE]
+    panels: dict[str, Panel] = {
+        metric: (glossary.title(metric), glossary.describe(metric), drawing)
+        for metric in metrics if (drawing := figures.panel(evidence, stream, metric))
+    }
     count = next((row.n for row in evidence.streams if row.name == stream), None)
-    size = "" if count is None else view.sized(evidence, stream, count)
-    return Section(stream, view.role(evidence, stream), size, rows, panels)
+    return Section(
+        stream, view.role(evidence, stream), "" if count is None else view.sized(evidence, stream, count),
+        tuple(_row(evidence, stream, metric) for metric in metrics), matrix.twins(evidence, stream, number),
+        tuple(panel for metric, panel in panels.items() if metric in shown),
+        tuple(panel for metric, panel in panels.items() if metric not in shown),
+    )
 
 
 def _row(evidence: Evidence, stream: str, metric: str) -> Row:
     known = [row for row in evidence.scores if (row.stream, row.metric) == (stream, metric)]
     words = {"lower": "lower is better", "higher": "higher is better", "oracle": "best as the oracle", "": ""}
     cells = tuple(_cell(evidence, condition, evidence.score(condition.name, stream, metric))
-                  for condition in view.ordered(evidence))
+                  for condition in _unattacked(evidence))
     after = view.only(evidence, "after")
     remark = next((row.reason for row in known if after and row.condition == after.name and row.status == "ok"), "")
     return Row(glossary.title(metric), metric, glossary.describe(metric), words[view.direction(evidence, known[0])],
@@ -177,71 +211,40 @@ def _cell(evidence: Evidence, condition: Condition, row: Measured | None) -> Cel
     if row.value is None:
         return Cell(kind, "n/a", note=row.reason or "no reason given")
     value, span = numbers.number(row.value, row.unit), numbers.interval(row.ci, row.unit)
-    away = view.distance(evidence, row)
-    if away is None:
-        return Cell(kind, value, span)
-    sign = "≈" if away.level == 0 else ("▲" if away.side > 0 else "▼")
-    words = ("as close as can be told to", "near", "off", "far from", "very far from")[away.level]
-    return Cell(kind, value, span, away.level, sign, f"{words} {view.label(evidence, away.reference)}")
+    away = yardstick.distance(evidence, row)
+    return Cell(kind, value, span, away.level, away.sign, away.told) if away else Cell(kind, value, span)
+
+
+def _claims(evidence: Evidence) -> dict[str, Any]:
+    """The verdict table; of the drawings the gravest one, or all where they are few, and the others to be folded."""
+    made: list[Claim] = []
+    for verdicts in view.by_claim(evidence.verdicts).values():
+        lines_of = [_claim(evidence, row) for row in verdicts]
+        made += [replace(lines_of[0], rows=len(lines_of)), *lines_of[1:]]
+    drawn = [claim for claim in made if claim.checked]
+    few = sum(len(claim.checked) for claim in drawn) <= 2 * recovered.LEGIBLE
+    worst = sorted(drawn, key=lambda claim: matrix.GRAVITY[claim.row.verdict])[: None if few else 1]
+    shown = [claim for claim in drawn if claim in worst]
+    return {"claims": made, "worst_claims": shown, "other_claims": [claim for claim in drawn if claim not in worst]}
 
 
 def _claim(evidence: Evidence, row: Verdict) -> Claim:
     unit = view.unit_of(evidence, row.stream, row.metric)
-    checked = tuple((view.label(evidence, item.condition), numbers.difference(item.difference, item.ci, unit),
-                     numbers.difference_interval(item.ci, unit), item.verdict, drawing)
-                    for item, drawing in figures.strips(evidence, row))
+    found = figures.strips(evidence, row)
+    by_gravity = sorted(found, key=lambda pair: (matrix.GRAVITY[pair[0].verdict], -abs(pair[0].difference or 0.0)))
+    worst = {item.condition for item, _ in by_gravity[: recovered.LEGIBLE - 1]} | {"after"}
+    checked = [(item.condition in worst, (
+        view.label(evidence, item.condition), numbers.difference(item.difference, item.ci, unit),
+        numbers.difference_interval(item.ci, unit), item.verdict, drawing,
+    )) for item, drawing in found]
     return Claim(
         row, summary.CLAIMS.get(row.claim, glossary.title(row.claim)), glossary.title(row.metric),
         view.label(evidence, row.condition) if row.condition else "–", summary.AGAINST.get(row.against, row.against),
         numbers.difference(row.difference, row.ci, unit), numbers.difference_interval(row.ci, unit),
         numbers.margin(row.margin, unit),
-        numbers.percent(row.power, whole=True) if row.power is not None else "n/a", checked,
+        numbers.percent(row.power, whole=True) if row.power is not None else "n/a",
+        tuple(line for shown, line in checked if shown), tuple(line for shown, line in checked if not shown),
     )
-
-
-def _attacks(evidence: Evidence) -> list[AttackRow]:
-    where = view.knowledge(evidence)
-    found = []
-    for probe in view.probes(evidence):
-        condition = probe.attacked
-        shown = AttackRow(condition.shown, glossary.attack(condition.attack), _bill(condition), "–", "n/a", "", "–",
-                          "–", None, _checked(evidence, condition.name))
-        row = evidence.score(condition.name, *where) if where else None
-        if where is None or row is None:
-            found.append(shown)
-            continue
-        after, twin = view.only(evidence, "after"), probe.twin
-        base = evidence.score(after.name, *where) if after else None
-        mirror = evidence.score(twin.name, *where) if twin else None
-        share, change = view.recovered(evidence, row), view.change(evidence, row)
-        chance = numbers.p_value(change.adjusted) if change is not None and change.adjusted is not None else ""
-        found.append(AttackRow(
-            shown.label, shown.meaning, shown.cost, _bare(base), _bare(row) if row.value is not None
-            else f"n/a ({row.reason})", numbers.interval(row.ci, row.unit), _bare(mirror),
-            "–" if share is None else numbers.percent(max(0.0, share)), share, shown.verdict, chance,
-        ))
-    return found
-
-
-def _bare(row: Measured | None) -> str:
-    return "–" if row is None else numbers.number(row.value, row.unit)
-
-
-def _checked(evidence: Evidence, name: str) -> str:
-    """The gravest verdict a condition got."""
-    rank = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2}
-    seen = [item.verdict for row in evidence.verdicts for item in row.checked if item.condition == name]
-    seen += [row.verdict for row in evidence.verdicts if row.condition == name]
-    return min(seen, key=lambda verdict: rank[verdict], default="")
-
-
-def _bill(condition: Condition) -> str:
-    cost = condition.cost
-    named = ((cost.steps, "step"), (cost.queries, "question"), (cost.forwards, "forward"), (cost.backwards, "backward"))
-    parts = [f"{numbers.count(amount)} {word}{'' if amount == 1 else 's'}" for amount, word in named if amount]
-    if cost.seconds:
-        parts.append(numbers.seconds(cost.seconds))
-    return ", ".join(parts) or "none recorded"
 
 
 def _stages(evidence: Evidence) -> list[tuple[str, str, str, str, str, str, float]]:

@@ -8,8 +8,8 @@ from html import escape
 from typing import Any
 
 from expunge.report import numbers
-from expunge.report.chapters import Chapter, Chart
-from expunge.report.svg import CHARACTER, Axis, _svg, _thin, axis_for
+from expunge.report.chapters import Chapter, Chart, Line
+from expunge.report.svg import CHARACTER, Axis, _svg, _thin, axis_for, mark
 
 KINDS = ("after", "original", "oracle", "attack")  # the four colours of the style sheet, in the order lines take them
 DASHES = ("", "7 4", "2 3", "9 3 2 3")  # beyond four lines the strokes differ as well
@@ -22,25 +22,55 @@ def draw(chart: Chart) -> str:
     left, top, names = 50, 12, max(len(line.name) for line in chart.lines) * CHARACTER + 26
     width, bottom = 640, 240
     xs = [_place(x, chart) for line in chart.lines for x, _ in line.points]
+    ys = [y for line in chart.lines for _, y in line.points]
+    ys += [y for line in chart.lines for span in line.spans for y in span[1:] if math.isfinite(y)]
     across = Axis(min(xs), max(xs), left, width - names)
-    up = axis_for([y for line in chart.lines for _, y in line.points], chart.unit, bottom, top, zoom=True)
+    up = axis_for(ys, chart.unit, bottom, top, zoom=True)
     parts = [f'<g class="grid">{_scale(chart, across, up, width - names, bottom)}</g>']
-    heights = _spread([up.at(line.points[-1][1]) for line in chart.lines if line.points], top, bottom)
-    for number, line in enumerate(line for line in chart.lines if line.points):
-        spots = [(across.at(_place(x, chart)), up.at(y)) for x, y in line.points]
-        dash = DASHES[number // len(KINDS) % len(DASHES)]
-        stroke = f' stroke-dasharray="{dash}"' if dash else ""
-        ends = "; ".join(f"{x:g}: {numbers.number(y, chart.unit)}" for x, y in (line.points[0], line.points[-1]))
-        parts.append(
-            f'<g class="k-{KINDS[number % len(KINDS)]}"><title>{escape(f"{line.name}: {ends}")}</title>'
-            f'<polyline class="line"{stroke} points="{" ".join(f"{x},{y}" for x, y in spots)}"/>'
-            f'<line class="whisker" x1="{spots[-1][0] + 2}" x2="{width - names + 14}" y1="{spots[-1][1]}" '
-            f'y2="{heights[number]}"/>'
-            f'<text class="name" x="{width - names + 18}" y="{heights[number] + 4}">{escape(line.name)}</text></g>'
-        )
+    drawn = [line for line in chart.lines if line.points]
+    heights = _spread([up.at(line.points[-1][1]) for line in drawn], top, bottom)
+    for number, line in enumerate(drawn):
+        parts.append(_line(line, number, chart, across, up, heights[number]))
     spoken = "; ".join(f"{line.name} ends at {numbers.number(line.points[-1][1], chart.unit)}"
                        for line in chart.lines if line.points)
     return _svg(width, bottom + 40, f"{chart.title}: {spoken}", "".join(parts), "lines")
+
+
+def _line(line: Line, number: int, chart: Chart, across: Axis, up: Axis, height: float) -> str:
+    """A line with its band and marks, and its name at the right end."""
+    kind = line.kind or KINDS[number % len(KINDS)]
+    dash = "" if line.kind else DASHES[number // len(KINDS) % len(DASHES)]
+    stroke = f' stroke-dasharray="{dash}"' if dash else ""
+    spots = [(across.at(_place(x, chart)), up.at(y)) for x, y in line.points]
+    ends = "; ".join(f"{x:g}: {numbers.number(y, chart.unit)}" for x, y in (line.points[0], line.points[-1]))
+    band = [(across.at(_place(x, chart)), up.at(low), up.at(high)) for x, low, high in line.spans]
+    outline = [(x, low) for x, low, _ in band] + [(x, high) for x, _, high in reversed(band)]
+    around = f'<polygon class="around" points="{_points(outline)}"/>' if outline else ""
+    whiskers = "".join(f'<line class="whisker" x1="{x}" x2="{x}" y1="{low}" y2="{high}"/>' for x, low, high in band)
+    marks = "".join(mark(kind, x, y, size=4) for x, y in spots) if line.kind else ""
+    right = across.end
+    return (
+        f'<g class="k-{kind}"><title>{escape(f"{line.name}: {ends}")}</title>{around}{whiskers}'
+        f'<polyline class="line"{stroke} points="{_points(spots)}"/>{marks}'
+        f'<line class="whisker" x1="{spots[-1][0] + 2}" x2="{right + 14}" y1="{spots[-1][1]}" y2="{height}"/>'
+        f'<text class="name" x="{right + 18}" y="{height + 4}">{escape(line.name)}</text></g>'
+    )
+
+
+def _points(spots: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in spots)
+
+
+def _apart(ticks: Sequence[float], across: Axis, chart: Chart) -> list[float]:
+    """The ticks whose numbers do not run into each other, from the left."""
+    kept: list[float] = []
+    free = -math.inf
+    for tick in ticks:
+        middle, half = across.at(_place(tick, chart)), len(f"{tick:g}") * CHARACTER / 2
+        if middle - half >= free:
+            kept.append(tick)
+            free = middle + half + 6
+    return kept
 
 
 def _place(x: float, chart: Chart) -> float:
@@ -52,7 +82,9 @@ def _scale(chart: Chart, across: Axis, up: Axis, right: float, bottom: float) ->
     parts = [f'<line x1="{across.start}" x2="{right}" y1="{up.at(tick)}" y2="{up.at(tick)}"/>'
              f'<text x="{across.start - 6}" y="{up.at(tick) + 4}" text-anchor="end">{escape(up.text(tick))}</text>'
              for tick in up.ticks()]
-    if chart.doubling:
+    if chart.ticks:
+        ticks = _apart(chart.ticks, across, chart)
+    elif chart.doubling:
         most = round(2**across.high - 1)
         ticks = [0.0, *(float(2**power) for power in range(most.bit_length() + 1) if 2**power <= most)]
     else:

@@ -133,6 +133,8 @@ def _labels(places: Sequence[Place], marks: Sequence[tuple[float, float]], trail
                   for t in steps]
     parts = []
     for place, (x, y) in zip(places, marks, strict=True):
+        if not place.named:
+            continue
         text = _cut(place.name, 34)
         wide = len(text) * (CHARACTER + 1.3)
         spots = [(dx, dy) for far in (0, 16, 36) for dx, dy in

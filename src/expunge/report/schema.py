@@ -183,6 +183,75 @@ class TrainingPoint:
 
 
 @dataclass(frozen=True)
+class Reached:
+    """One point of a recovery curve: what a metric reads after so much of an attack."""
+
+    budget: float  # 0: before the attack
+    value: float
+    ci: Interval | None = None  # interval at `Evidence.confidence`
+    condition: str = ""  # name of the condition
+
+
+@dataclass(frozen=True)
+class Saving:
+    """How much cheaper an attack was than teaching the same to a model that never knew."""
+
+    budget: float  # spent on the unlearned model
+    level: float  # what the metric read there
+    ratio: float  # budget with which the oracle gets to that level, over `budget`; 1: no cheaper
+    ci: Interval | None = None  # upper end "inf": the oracle may never get there
+    censored: bool = False  # the oracle never got there within its budget: the ratio is at least this
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A metric against the growing budget of one attack, on the unlearned model and on the oracle."""
+
+    attack: str  # as in the names of its conditions, without its budget: "relearn(lr=0.001)"
+    stream: str
+    metric: str
+    budget: str  # what grows: "steps", "queries", "tokens"
+    after: tuple[Reached, ...]  # by growing budget
+    oracle: tuple[Reached, ...] = ()
+    savings: tuple[Saving, ...] = ()
+    unit: str = ""
+    n: int = 0  # examples that every point is over; 0: each point over its own
+    groups: int | None = None  # groups of examples the intervals are over; None: over examples
+    note: str = ""  # why there are no savings, or no intervals
+
+
+@dataclass(frozen=True)
+class ResidueGrid:
+    """How likely the true tokens of the answers are to every layer of one model."""
+
+    condition: str  # name of a condition
+    logp: tuple[tuple[float | None, ...], ...]  # [layers][positions]: mean log-probability, nats
+
+
+@dataclass(frozen=True)
+class ResidueGap:
+    """By how much the unlearned model differs from its yardstick at one layer, all positions together."""
+
+    layer: int
+    difference: float  # of the mean log-probability, nats per token
+    ci: Interval | None = None  # interval at `Evidence.confidence`
+
+
+@dataclass(frozen=True)
+class ResidueMap:
+    """What can be read of the answers inside the models, by layer and by position in the answer; no text, no token."""
+
+    stream: str
+    counts: tuple[int, ...]  # examples that have a token at each position
+    grids: tuple[ResidueGrid, ...]  # original, oracle, after: those that were measured
+    against: str = ""  # condition the gaps are measured from: "oracle", else "original"
+    gaps: tuple[ResidueGap, ...] = ()  # by layer
+    n: int = 0
+    groups: int | None = None
+    head: str = "own"  # whose final norm and head read the layers: "own" or "original"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that an audit found: the content of `scores.json`."""
 
@@ -203,12 +272,25 @@ class Evidence:
     training: tuple[TrainingPoint, ...] = ()  # at most 200 points
     chapters: tuple[Chapter, ...] = ()  # what was watched while the model was trained
     changes: tuple[Change, ...] = ()  # what each attack changed, of the metrics that were judged
+    recoveries: tuple[Recovery, ...] = ()  # metrics against growing budgets of an attack
+    residue: tuple[ResidueMap, ...] = ()  # what the layers still hold, of each forget stream
     confidence: float = 0.95  # level of every score's interval; differences have 1 - 2 * 0.05
     expunge: int = VERSION  # version of this format
 
     @cached_property
     def _index(self) -> dict[tuple[str, str, str], Measured]:
         return {(row.condition, row.stream, row.metric): row for row in self.scores}
+
+    @cached_property
+    def _by_condition(self) -> dict[str, list[Measured]]:
+        found: dict[str, list[Measured]] = {row.name: [] for row in self.conditions}
+        for row in self.scores:
+            found.setdefault(row.condition, []).append(row)
+        return found
+
+    def of(self, condition: str) -> list[Measured]:
+        """All scores of a condition."""
+        return self._by_condition.get(condition, [])
 
     def score(self, condition: str, stream: str, metric: str) -> Measured | None:
         """The score of a condition, or None when it was never asked for."""

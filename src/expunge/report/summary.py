@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from expunge.report import glossary, numbers, view
+from expunge.report import glossary, numbers, recovered, view
 from expunge.report.schema import Evidence, Measured, Outcome, Verdict
 
 WORDS: dict[str, str] = {
@@ -124,8 +124,8 @@ def _knowledge(evidence: Evidence) -> list[Paragraph]:
             continue
         if kind == "attack":
             start = f"After the attack that brought back most (“{view.label(evidence, row.condition)}”), it "
-        text = start + _said(row)
-        found.append(Paragraph(lead, text + (_twin(evidence, row) if kind == "attack" else ".")))
+        end = _twin(evidence, row) + _saved(evidence, where) if kind == "attack" else "."
+        found.append(Paragraph(lead, start + _said(row) + end))
     return found
 
 
@@ -139,6 +139,19 @@ def _twin(evidence: Evidence, row: Measured) -> str:
         return "."
     return (f". The same attack on the twin that never saw the texts gives "
             f"{_number(target)}: only what goes beyond that was really left in the model.")
+
+
+def _saved(evidence: Evidence, where: tuple[str, str]) -> str:
+    """How much cheaper the cheapest way back was than learning the same anew, where that is sure."""
+    known = [(one, saving) for one in evidence.recoveries if (one.stream, one.metric) == where
+             if (saving := recovered.telling(one.savings)) is not None and saving.ci is not None and saving.ci[0] > 1]
+    if not known:
+        return ""
+    one, saving = max(known, key=lambda pair: pair[1].ci[0] if pair[1].ci else 0.0)
+    budget = f"{numbers.count(saving.budget)} {glossary.BUDGETS.get(one.budget, one.budget)}"
+    least = "at least " if saving.censored else ""
+    return (f" What {budget} of “{glossary.attack_title(one.attack).lower()}” bring back costs {least}"
+            f"{numbers.significant(saving.ratio, 2)} times as many where nothing was ever learned.")
 
 
 def _kept(evidence: Evidence) -> list[Paragraph]:
@@ -199,12 +212,14 @@ def _meaning(worst: Verdict) -> str:
 
 
 def _sure(evidence: Evidence) -> Paragraph:
-    attacks = len(view.probes(evidence))
+    attacks, refused = len(view.tried(evidence)), len(view.probes(evidence)) - len(view.tried(evidence))
     level = numbers.percent(evidence.confidence, whole=True)
     text = (f"A range beside a score covers the true value with {level} confidence; one beside a difference is the "
             f"90 % range that two one-sided tests at 5 % ask for. {over(evidence)} ")
     text += (f"{_many(attacks, 'attack was', 'attacks were')} tried and the worst one counts. " if attacks else
              "No attack was tried, so nothing is known about how easily the knowledge comes back. ")
+    if refused:
+        text += f"{_many(refused, 'other attack does', 'other attacks do')} not fit this model or these data. "
     if view.only(evidence, "oracle") is None:
         text += ("There was no model that never saw the data to compare with, so “forgotten” is judged by weaker "
                  "evidence. ")

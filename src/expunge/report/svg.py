@@ -30,7 +30,8 @@ class Dot:
 
 @dataclass(frozen=True)
 class Place:
-    """One point of the trade-off plot; `start` draws a thin arrow from another point to this one."""
+    """One point of the trade-off plot; `start` draws a thin arrow from another point to this one. named: whether its
+    name stands beside it, not only in the tooltip."""
 
     name: str
     kind: str
@@ -39,6 +40,7 @@ class Place:
     x_ci: Interval | None = None
     y_ci: Interval | None = None
     start: tuple[float, float] | None = None
+    named: bool = True
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from expunge.report import glossary, numbers, summary, view
+from expunge.report import attack_table, glossary, numbers, summary, view, yardstick
 from expunge.report.schema import Condition, Evidence, Interval, Measured, Verdict
 
 STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -44,17 +44,18 @@ def print_evidence(evidence: Evidence, console: Console) -> None:
     note = f"Ranges are {level} intervals, those of differences 90 % (two one-sided tests at 5 %)"
     note += "; letters name the attack below that was worst. " if letters else ". "
     console.print(Text(note + summary.over(evidence), style="dim"))
-    if letters:
+    if view.probes(evidence):
         console.print()
-        console.print(_attacks(evidence, letters))
+        attack_table.print_attacks(evidence, letters, console)
     console.print()
     verdicts = Table.grid(padding=(0, 2, 0, 0))
     for verdict in evidence.verdicts:
         verdicts.add_row(Text(verdict.verdict, style=STYLES[verdict.verdict]), _verdict_text(evidence, verdict))
     if evidence.verdicts:
         console.print(verdicts)
-    if evidence.untested:
-        console.print(Text(f"Not tested: {'; '.join(item.what for item in evidence.untested)}", style="dim"))
+    left = attack_table.left_out(evidence)
+    if left:
+        console.print(Text(f"Not tested: {left}", style="dim"))
     for warning in evidence.warnings:
         console.print(Text(f"Warning: {warning}", style="yellow"))
     outcome = evidence.verdict
@@ -127,7 +128,7 @@ def _cell(evidence: Evidence, row: Measured | None, letters: Mapping[str, str], 
         return Text("-", style="dim")
     if row.value is None:
         return Text("n/a", style="dim")
-    away = view.distance(evidence, row)
+    away = yardstick.distance(evidence, row)
     text = Text().append(numbers.number(row.value, row.unit), style=TINTS[away.level] if away else "")
     span = numbers.interval(row.ci, row.unit)
     if span:
@@ -135,28 +136,6 @@ def _cell(evidence: Evidence, row: Measured | None, letters: Mapping[str, str], 
     if row.condition in letters:
         text.append(f" {letters[row.condition]}", style="magenta")
     return text
-
-
-def _attacks(evidence: Evidence, letters: Mapping[str, str]) -> Table:
-    """Legend of the letters, and what each attack brought back by the most telling metric."""
-    where = view.knowledge(evidence)
-    table = _table()
-    table.add_column("attack", overflow="fold")
-    for head in (where[1] if where else "score", "oracle, same attack", "recovered", "time"):
-        table.add_column(Text(head.replace("_", " ")), justify="right")
-    for probe in view.probes(evidence):
-        condition = probe.attacked
-        row = evidence.score(condition.name, *where) if where else None
-        twin = evidence.score(probe.twin.name, *where) if where and probe.twin else None
-        share = view.recovered(evidence, row) if row else None
-        name = Text().append(f"{letters[condition.name]} ", style="magenta").append(condition.name)
-        back = "-" if share is None else numbers.percent(max(0.0, share))
-        change = view.change(evidence, row) if row else None
-        if change is not None and change.adjusted is not None:
-            back += f", {numbers.p_value(change.adjusted)}"
-        table.add_row(name, _plain(row), _plain(twin), back,
-                      numbers.seconds(condition.cost.seconds) if condition.cost.seconds else "-")
-    return table
 
 
 def _verdict_text(evidence: Evidence, verdict: Verdict) -> Text:
@@ -175,13 +154,13 @@ def _verdict_text(evidence: Evidence, verdict: Verdict) -> Text:
 
 
 def _letters(evidence: Evidence) -> dict[str, str]:
-    probes = view.probes(evidence)
+    probes = view.tried(evidence)
     alphabet = [*string.ascii_lowercase, *(f"{letter}{letter}" for letter in string.ascii_lowercase)]
     return {probe.attacked.name: alphabet[index % len(alphabet)] for index, probe in enumerate(probes)}
 
 
 def _exists(evidence: Evidence, head: str) -> bool:
-    return bool(view.probes(evidence)) if head == HEADS[3] else view.only(evidence, head) is not None
+    return bool(view.tried(evidence)) if head == HEADS[3] else view.only(evidence, head) is not None
 
 
 def _row_for(evidence: Evidence, head: str, stream: str, metric: str) -> Measured | None:
@@ -189,10 +168,6 @@ def _row_for(evidence: Evidence, head: str, stream: str, metric: str) -> Measure
         return view.worst(evidence, stream, metric)
     condition: Condition | None = view.only(evidence, head)
     return evidence.score(condition.name, stream, metric) if condition else None
-
-
-def _plain(row: Measured | None) -> str:
-    return "-" if row is None else numbers.with_interval(row.value, row.ci, row.unit)
 
 
 def _names(rows: Sequence[Row]) -> int:

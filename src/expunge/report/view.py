@@ -14,15 +14,6 @@ _ROLES = {"forget": 0, "retain": 1, "holdout": 2, "anchor": 3, "probe": 4}
 
 
 @dataclass(frozen=True)
-class Distance:
-    """How far a score is from its reference: level 0 (as close as can be told) to 4 (far), side -1, 0, +1."""
-
-    level: int
-    side: int
-    reference: str  # name of the condition it was compared with
-
-
-@dataclass(frozen=True)
 class Probe:
     """An attack on the unlearned model, with the same attack on the oracle where there is one."""
 
@@ -45,6 +36,31 @@ def probes(evidence: Evidence) -> list[Probe]:
     attacks = [row for row in evidence.conditions if row.kind == "attack"]
     twins = {row.suffix: row for row in attacks if row.of == "oracle"}
     return [Probe(row, twins.get(row.suffix)) for row in attacks if row.of != "oracle"]
+
+
+def tried(evidence: Evidence) -> list[Probe]:
+    """The attacks on the unlearned model that fitted it."""
+    return [probe for probe in probes(evidence) if unfit(evidence, probe.attacked) is None]
+
+
+def unfit(evidence: Evidence, condition: Condition) -> str | None:
+    """Why an attack gave nothing at all: the one reason that all its scores are n/a; None where it gave something."""
+    rows = evidence.of(condition.name)
+    if condition.kind != "attack" or not rows or any(row.value is not None for row in rows):
+        return None
+    reasons = {row.reason for row in rows}
+    return (reasons.pop() or "no reason given") if len(reasons) == 1 else None
+
+
+def untested(evidence: Evidence) -> list[tuple[str, str]]:
+    """What was not tested and why; three or more things with one reason stand together."""
+    reasons: dict[str, list[str]] = {}
+    for item in evidence.untested:
+        reasons.setdefault(item.why, []).append(item.what)
+    found: list[tuple[str, str]] = []
+    for why, names in reasons.items():
+        found += [(", ".join(names), why)] if why and len(names) > 2 else [(name, why) for name in names]
+    return found
 
 
 def role(evidence: Evidence, stream: str) -> str:
@@ -149,40 +165,6 @@ def reference(evidence: Evidence, row: Measured) -> Measured | None:
     return None
 
 
-def distance(evidence: Evidence, row: Measured) -> Distance | None:
-    """How far a score is from its reference, as a share of what original and oracle are apart (at least a fifth of
-    the scale); p-values are read as such. Level 0 also when the reference lies inside the score's interval. Where a
-    verdict compared this very score, the level does not contradict it."""
-    target = reference(evidence, row)
-    if target is None or target.value is None or row.value is None or math.isnan(row.value):
-        return None
-    here, there = position(row.value, row.unit), position(target.value, row.unit)
-    if numbers.is_p(row.unit):
-        level = sum(row.value < step for step in (0.05, 0.05, 1e-3, 1e-6))
-    elif row.ci is not None and row.ci[0] <= target.value <= row.ci[1]:
-        level = 0
-    else:
-        share = abs(here - there) / _scale(evidence, row, there)
-        level = sum(share > step for step in (0.05, 0.15, 0.3, 0.6))
-    verdict = verdict_for(evidence, row.stream, row.metric)
-    if verdict is not None and (verdict.against == "oracle" or role(evidence, row.stream) != "forget"):
-        judged = {item.verdict for item in verdict.checked if item.condition == row.condition}
-        level = max(level, 3) if "FAIL" in judged else (min(level, 1) if "PASS" in judged else level)
-    return Distance(level, (here > there) - (here < there), target.condition)
-
-
-def _scale(evidence: Evidence, row: Measured, there: float) -> float:
-    original = only(evidence, "original")
-    before = evidence.score(original.name, row.stream, row.metric) if original else None
-    if numbers.is_log(row.unit):
-        floor = 0.2
-    else:
-        floor = 0.2 if numbers.is_share(row.unit) or abs(there) <= 1 else 0.2 * abs(there)
-    if before is None or before.value is None:
-        return floor
-    return max(floor, abs(position(before.value, row.unit) - there))
-
-
 def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
     """The attacked score that speaks most against the removal: the verdict's where it names an attack; on forget
     streams the one nearest to the original side; elsewhere the one farthest from the unattacked model."""
@@ -196,10 +178,10 @@ def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
             if named:
                 return named[0]
     if role(evidence, stream) == "forget":
-        return max(candidates, key=lambda row: _remembered(evidence, row))
-    base = _value_of(evidence, "after", stream, metric)
+        return max(candidates, key=lambda row: remembered(evidence, row))
+    base = value_of(evidence, "after", stream, metric)
     if base is None:
-        base = _value_of(evidence, "original", stream, metric)
+        base = value_of(evidence, "original", stream, metric)
     if base is None:
         return candidates[0]
     return max(candidates, key=lambda row: abs(position(_number(row), row.unit) - position(base, row.unit)))
@@ -207,8 +189,8 @@ def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
 
 def recovered(evidence: Evidence, row: Measured) -> float | None:
     """Share of the removed knowledge that an attack brought back: (attacked - after) / (original - after)."""
-    before = _value_of(evidence, "original", row.stream, row.metric)
-    after = _value_of(evidence, "after", row.stream, row.metric)
+    before = value_of(evidence, "original", row.stream, row.metric)
+    after = value_of(evidence, "after", row.stream, row.metric)
     if before is None or after is None or row.value is None:
         return None
     first, now, last = (position(value, row.unit) for value in (before, row.value, after))
@@ -254,17 +236,18 @@ def by_claim(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
     return groups
 
 
-def _remembered(evidence: Evidence, row: Measured) -> float:
+def remembered(evidence: Evidence, row: Measured) -> float:
     """Larger = closer to the model that still knew."""
-    before = _value_of(evidence, "original", row.stream, row.metric)
-    clean = _value_of(evidence, "oracle", row.stream, row.metric)
+    before = value_of(evidence, "original", row.stream, row.metric)
+    clean = value_of(evidence, "oracle", row.stream, row.metric)
     here = position(_number(row), row.unit)
     if before is not None and clean is not None and before != clean:
         return here if before > clean else -here
     return here if row.better == "lower" else -here
 
 
-def _value_of(evidence: Evidence, kind: str, stream: str, metric: str) -> float | None:
+def value_of(evidence: Evidence, kind: str, stream: str, metric: str) -> float | None:
+    """What the original, the oracle or the model after scores; None without a value."""
     condition = only(evidence, kind)
     row = evidence.score(condition.name, stream, metric) if condition else None
     return row.value if row else None
