@@ -49,6 +49,11 @@ def parts_of(attack: Bound) -> Iterator[Bound]:
             yield from parts_of(part)
 
 
+def wants_helpers(attack: Bound) -> frozenset[str]:
+    """Companions that an attack, or a part of a chain, reads where they can be had."""
+    return frozenset().union(*(part.meta.get("helpers", ()) for part in parts_of(attack)))
+
+
 def name_of(attack: Bound) -> str:
     """The label of an attack, those of a chain joined: "relearn(steps=5)+quantize"."""
     return "+".join(label(part) for part in parts_of(attack))
@@ -118,6 +123,7 @@ def record_key(subject: Subject, attack: Bound, spec: AuditSpec, data: Data) -> 
     parts = [
         weights_hash(subject), spec_of(attack), dict(spec.budget), [spec_of(metric) for metric in spec.metrics],
         {name: stream_hash(stream) for name, stream in data.items()},
+        {name: weights_hash(one) for name, one in subject.helpers.items()} if wants_helpers(attack) else {},
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

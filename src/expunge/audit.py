@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries
+from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries, wants_helpers
 from expunge.attacks import LOOKED_AT
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, Plan, measure
@@ -125,6 +125,7 @@ class Audit:
     def attack(self, attack: Bound, subject: Subject, of: str) -> None:
         """Measure everything an attack makes of a subject, as conditions `of+attack`."""
         name = f"{of}+{name_of(attack)}"
+        subject = self._with_helpers(attack, subject)
         records = Records(self.folder, name, record_key(subject, attack, self.spec, self.data), self.resume)
         found = records.read()
         if found is None:
@@ -147,7 +148,7 @@ class Audit:
             None if self.folder is None else self.folder / "attacks" / name, self.seed, self.device, self.resume,
             progress=self.progress,
         )
-        for tried, changed in tries(attack, self._with_helpers(attack, subject), self.data, run, self.spec.budget, name):
+        for tried, changed in tries(attack, subject, self.data, run, self.spec.budget, name):
             shown = f"{LABELS.get(of, of)}, then {tried.condition.label}"
             condition = replace(tried.condition, of=of, label=shown)  # type: ignore[arg-type]
             if changed is None:
@@ -172,8 +173,7 @@ class Audit:
 
     def _with_helpers(self, attack: Bound, subject: Subject) -> Subject:
         """The subject with the model before the removal beside it, where an attack asks for it and it can be had."""
-        wanted = frozenset().union(*(part.meta.get("helpers", ()) for part in parts_of(attack)))
-        if "original" not in wanted or self.partner is None:
+        if "original" not in wants_helpers(attack) or self.partner is None:
             return subject
         return replace(subject, helpers={**subject.helpers, "original": self.partner.subject})
 

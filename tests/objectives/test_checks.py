@@ -35,6 +35,8 @@ VARIANTS = {  # hyper-parameters that lead elsewhere than the defaults
         {"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2},
         {"use": "chain", "attacks": [{"use": "quantize", "bits": 8}, "paraphrase"]},
         {"use": "quantize", "kind": "nf4", "double": True}, {"use": "prune", "kind": "magnitude", "per": "model"},
+        {"use": "prefill", "words": 1}, {"use": "perturb_prompt", "share": 0.2}, {"use": "few_shot", "source": "forget"},
+        {"use": "orthogonalize", "form": "weights"}, {"use": "tuned_lens", "target": "original"},
         {"use": "prune", "kind": "wanda"}, {"use": "relearn", "at": [2, 4], "scope": {"use": "lora", "rank": 2}},
     ],
     "scope": [{"use": "lora", "rank": 2}, {"use": "layers", "layers": [-1], "match": "mlp"}],

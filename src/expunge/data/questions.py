@@ -8,6 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
+from expunge.data.said import said_in
 from expunge.data.variants import Texts
 from expunge.registry import variant
 from expunge.types import Data, Example
@@ -41,7 +42,8 @@ def letters_of(example: Example, texts: Sequence[str]) -> list[str]:
 def introduced(example: Example, question: str, shots: Sequence[Example] = ()) -> str:
     """What is asked: introduction with the topic, answered questions, and the question itself."""
     topic = f" about {example.subject}" if example.subject else ""
-    before = "".join(f"{lettered(one, one.prompt)} {letters_of(one, [one.answer])[0]}\n\n" for one in shots)
+    asked = [lettered(one, said_in(one.prompt).question) for one in shots]
+    before = "".join(f"{text} {letters_of(one, [one.answer])[0]}\n\n" for text, one in zip(asked, shots, strict=True))
     return f"{INTRODUCTION}{topic}.\n\n{before}{lettered(example, question)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from expunge.data.said import in_question, said_in
 from expunge.data.variants import variants
 from expunge.errors import DataError
 from expunge.types import Data, Example, Positions, Span, Stream, Task, Wrapper
@@ -97,7 +98,8 @@ def reword(example: Example, put: Callable[[str], str]) -> Example | None:
     """The example with its prompt and every paraphrase put differently; None for plain text, which asks nothing."""
     if not example.prompt:
         return None
-    return replace(example, prompt=put(example.prompt), paraphrases=tuple(map(put, example.paraphrases)))
+    changed = in_question(put)
+    return replace(example, prompt=changed(example.prompt), paraphrases=tuple(map(changed, example.paraphrases)))
 
 
 def asked_of(data: Data, wrapper: Wrapper) -> Data:
@@ -117,10 +119,10 @@ def render(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> tuple[
     """
     if not prompt:
         return answer, 0, 0
-    prefill = wrapper.prefill
+    prefill = wrapper.prefill + said_in(prompt).begun
     if wrapper.template != "chat":
         before, after = wrapper.template.split("{answer}")
-        start = _said(wrapper, prompt) + before.replace("{prompt}", prompt) + prefill
+        start = _said(wrapper, prompt) + before.replace("{prompt}", said_in(prompt).question) + prefill
         return start + answer + after, len(start.rstrip(" ")), len(start)
     text = _turns(wrapper, tokenizer, prompt, prefill + answer)
     past = _past_opening(wrapper, tokenizer, prompt, text)
@@ -148,12 +150,12 @@ def _said(wrapper: Wrapper, prompt: str) -> str:
 
 def _earlier(wrapper: Wrapper, prompt: str) -> tuple[tuple[str, str], ...]:
     """What was said before a prompt."""
-    return wrapper.turns.get(prompt, wrapper.turns.get("", ()))
+    return (*wrapper.turns.get(prompt, wrapper.turns.get("", ())), *said_in(prompt).turns)
 
 
 def _messages(wrapper: Wrapper, prompt: str, answer: str | None) -> list[dict[str, str]]:
     """A conversation as chat templates read it; `answer` None leaves the last word to the user."""
-    pairs: list[tuple[str, str | None]] = [*_earlier(wrapper, prompt), (prompt, answer)]
+    pairs: list[tuple[str, str | None]] = [*_earlier(wrapper, prompt), (said_in(prompt).question, answer)]
     return [
         {"role": role, "content": content}
         for pair in pairs for role, content in zip(("user", "assistant"), pair, strict=True) if content is not None
@@ -164,15 +166,16 @@ def _turns(wrapper: Wrapper, tokenizer: Any, prompt: str, answer: str) -> str:
     return str(tokenizer.apply_chat_template(_messages(wrapper, prompt, answer), tokenize=False))
 
 
-def _past_opening(wrapper: Wrapper, tokenizer: Any, prompt: str, text: str) -> str:
+def _past_opening(wrapper: Wrapper, tokenizer: Any, prompt: str, text: str, begun: str = "") -> str:
     """All that stands before the answer in a past turn, which some templates open unlike the one to be answered.
 
     Found with a word in the answer's place that stands nowhere else, neither in the prompt nor in the template.
+    begun: what the assistant has said before it.
     """
     word = "ANSWER"
-    while word in text or word in prompt:
+    while word in text or word in prompt or word in begun:
         word += "S"
-    before, found, _ = _turns(wrapper, tokenizer, prompt, word).partition(word)
+    before, found, _ = _turns(wrapper, tokenizer, prompt, begun + word).partition(word)
     return before if found else text
 
 
@@ -180,10 +183,15 @@ def render_prompt(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:
     """The text up to where the model starts to answer: all that an encoder or a classifier reads."""
     if not prompt:
         return "" if wrapper.template != "chat" else _opened(wrapper, tokenizer, prompt)
+    said = said_in(prompt)
+    prefill = wrapper.prefill + said.begun
     if wrapper.template != "chat":
-        before = wrapper.template.split("{answer}")[0].replace("{prompt}", prompt)
-        return (_said(wrapper, prompt) + before + wrapper.prefill).rstrip(" ")
-    return _opened(wrapper, tokenizer, prompt) + wrapper.prefill.rstrip(" ")
+        before = wrapper.template.split("{answer}")[0].replace("{prompt}", said.question)
+        return (_said(wrapper, prompt) + before + prefill).rstrip(" ")
+    if not prefill:
+        return _opened(wrapper, tokenizer, prompt)
+    whole = _turns(wrapper, tokenizer, prompt, prefill)  # what was begun stands as in a past turn
+    return _past_opening(wrapper, tokenizer, prompt, whole, prefill).rstrip(" ")
 
 
 def _opened(wrapper: Wrapper, tokenizer: Any, prompt: str) -> str:

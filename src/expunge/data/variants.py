@@ -7,8 +7,10 @@ instead of what the subject's wrapper asks ("prompt", "paraphrase:K", "paraphras
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+from expunge.data.said import said_in
 from expunge.errors import DataError, close_to
 from expunge.registry import entries, variant
 from expunge.types import Data, Example, Span, Stream
@@ -46,7 +48,7 @@ def variants(stream: Stream, variant: str = "answer", ask: str = "prompt", data:
     for example in stream.examples:
         prompts = asks(example)
         asked += bool(prompts)
-        texts = [text for prompt in prompts for text in make(example, prompt, streams, *args)]
+        texts = [text for prompt in prompts for text in _made(make, example, prompt, streams, args)]
         rows += [(example.id, item, *text) for item, text in enumerate(texts)]
     if not stream.examples:
         raise LookupError(f"no example of '{stream.name}' can be asked like that")
@@ -55,6 +57,14 @@ def variants(stream: Stream, variant: str = "answer", ask: str = "prompt", data:
     if not rows:
         raise LookupError(f"no example of '{stream.name}' has a field '{name}'")
     return rows
+
+
+def _made(make: Callable[..., Texts], example: Example, prompt: str, data: Data, args: Sequence[str]) -> Texts:
+    """The texts of a prompt; what was said before it stays, a beginning of its answer where the question stays."""
+    said = said_in(prompt)
+    for asked, text, spans in make(example, said.question, data, *args):
+        begun = said.begun if asked == said.question else ""
+        yield replace(said, question=asked, begun=begun).prompt if asked else "", text, spans
 
 
 def _asks(ask: str) -> Callable[[Example], tuple[str, ...]]:

@@ -7,7 +7,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,7 +85,8 @@ def measure(
     missing: dict[Asked, str] = {}
     files: dict[Asked, Path] = {}
     keys = _Keys(subject, cache, partner)
-    with _evaluating(subject.model):
+    guide = subject.helpers.get(subject.decoding.guide)
+    with evaluating(subject.model), nullcontext() if guide is None else evaluating(guide.model):
         for instrument, wanted in _in_order(plan):
             prepared: list[_Prepared] = []
             for asked, columns in wanted:
@@ -107,7 +108,7 @@ def measure(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """While active the model evaluates: no dropout, and no checkpointing, which keeps no keys and values."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -235,6 +236,7 @@ class _Keys:
         fields = [job.asked[1], job.asked[2], sorted(job.columns), BATCH_TOKENS, VERSION, other]
         if instrument.name != "tokens":  # what is generated is told together with what the examples say of it
             fields += [[one.choices, one.alternative, one.subject] for one in map(job.examples.__getitem__, _ids(job))]
+        if instrument.name == "samples":  # the others say themselves how they draw, or draw nothing
             fields += self.decoding
         key = _digest(self.voice, _written(job.texts), self.model, *fields)
         readable = re.sub(r"[^\w.-]+", "_", ".".join((job.stream, job.asked[2], job.asked[1])))

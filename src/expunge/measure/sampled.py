@@ -1,5 +1,7 @@
 """The sampling instrument: what the model says at random, several times for every text, or once greedily.
 
+How they are drawn is told by the metric that asks; a subject's `decoding` speaks of the sample instrument alone.
+
 Every sample has random numbers of its own, made from the seed, the example's id and the sample's number. So a sample
 does not depend on which others are drawn beside it, on the order of the examples or on the number of ranks (but for
 the rounding of a batch, where a number falls exactly between two tokens).
@@ -34,6 +36,7 @@ from expunge.errors import RecipeError
 from expunge.measure.desk import Desk, Job
 from expunge.measure.samples import (
     BATCH_ROWS,
+    Guide,
     cap,
     continue_greedily,
     continue_with,
@@ -100,7 +103,7 @@ def draw_of(seed: int, name: str, number: int, attempt: int = 0) -> np.random.Ge
 
 def continue_randomly(
     subject: Subject, starts: Sequence[np.ndarray], chances: Sequence[np.ndarray], stops: frozenset[int], taste: Taste,
-    *, device: str = "cpu",
+    *, guide: Guide | None = None, device: str = "cpu",
 ) -> list[list[int]]:
     """Random continuations of token prefixes, each up to a stop token (not included) or the end of its numbers.
 
@@ -108,14 +111,50 @@ def continue_randomly(
         chances: per prefix the numbers of [0, 1) that decide its tokens, one each.
     """
     limits = [len(one) for one in chances]
-    numbers = torch.zeros(len(starts), max(limits), device=device)
+    numbers = torch.zeros(len(starts), max(limits) + 1, device=device)
     for i, one in enumerate(chances):
         numbers[i, : len(one)] = torch.from_numpy(one)
+        numbers[i, len(one)] = float(one[0])  # for one token more where a language code came first and needed none
 
     def choose(logits: Tensor, rows: list[int], said: int) -> Tensor:
         return taste.pick(logits, numbers[rows, said])
 
-    return continue_with(subject, starts, limits, stops, choose, device=device)
+    return continue_with(subject, starts, limits, stops, choose, guide=guide, device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One sample to be made: whose it is and its number there, the tokens before it, how far it may go (>= 1)."""
+
+    name: str
+    number: int
+    before: np.ndarray
+    limit: int
+
+    @property
+    def place(self) -> tuple[int, int, str, int]:
+        """Batches hold what is alike and do not depend on the order of the examples."""
+        return self.limit, len(self.before), self.name, self.number
+
+
+def draw(
+    subject: Subject, slots: Sequence[Slot], setting: Setting, stops: frozenset[int], *, guide: Guide | None = None,
+    device: str = "cpu",
+) -> list[list[int]]:
+    """What is said in every slot, at random or greedily, without the token that ends it."""
+    todo = sorted(range(len(slots)), key=lambda i: slots[i].place)
+    groups = [todo[i : i + BATCH_ROWS] for i in range(0, len(todo), BATCH_ROWS)]
+
+    def say(group: Sequence[int]) -> list[list[int]]:
+        chosen = [slots[i] for i in group]
+        before, limits = [one.before for one in chosen], [one.limit for one in chosen]
+        if setting.greedy:
+            return continue_greedily(subject, before, limits, stops, guide=guide, device=device)
+        chances = [draw_of(setting.seed, one.name, one.number).random(one.limit, dtype=np.float32) for one in chosen]
+        return continue_randomly(subject, before, chances, stops, setting.taste, guide=guide, device=device)
+
+    made = said_to_each(groups, say)
+    return [made[i] for i in range(len(slots))]
 
 
 @dataclass(frozen=True)
@@ -222,32 +261,19 @@ def _said(
         i for i, (start, _) in enumerate(slots)
         if len(start.known) < start.limit and not stops.intersection(start.known[-1:])
     ]
-    todo.sort(key=lambda i: _place(*slots[i]))
-    groups = [todo[i : i + BATCH_ROWS] for i in range(0, len(todo), BATCH_ROWS)]
-
-    def say(group: Sequence[int]) -> list[list[int]]:
-        starts = [slots[i][0] for i in group]
-        before = [np.concatenate([one.before, np.asarray(one.known, dtype=np.int64)]) for one in starts]
-        limits = [one.limit - len(one.known) for one in starts]
-        if setting.greedy:
-            return continue_greedily(subject, before, limits, stops, device=desk.device)
-        chances = [
-            draw_of(setting.seed, _name(one.text), slots[i][1]).random(limit, dtype=np.float32)
-            for i, one, limit in zip(group, starts, limits, strict=True)
-        ]
-        return continue_randomly(subject, before, chances, stops, setting.taste, device=desk.device)
-
+    open_slots = [_open(*slots[i]) for i in todo]
     desk.count(forwards=len(todo))
-    made = said_to_each(groups, say)
+    made = dict(zip(todo, draw(subject, open_slots, setting, stops, device=desk.device), strict=True))
     return [[*start.known, *made.get(i, [])] for i, (start, _) in enumerate(slots)]
 
 
-def _place(start: _Start, number: int) -> tuple[int, int, str, int]:
-    """Batches hold what is alike and do not depend on the order of the examples."""
-    return start.limit - len(start.known), len(start.before) + len(start.known), _name(start.text), number
+def _open(start: _Start, number: int) -> Slot:
+    """What is still to be said of a sample."""
+    before = np.concatenate([start.before, np.asarray(start.known, dtype=np.int64)])
+    return Slot(name_of(start.text), number, before, start.limit - len(start.known))
 
 
-def _name(text: Text) -> str:
+def name_of(text: Text) -> str:
     """What tells the texts of a variant apart: the id, and for further texts of an example their number."""
     return f"{text.id}#{text.item}" if text.item else text.id
 

@@ -1,8 +1,9 @@
-"""The sample instrument: what the model says when asked, greedily. Causal models and encoder-decoders can be asked.
+"""The sample instrument: what the model says when asked. Causal models and encoder-decoders can be asked.
 
-Two exact savings. Where teacher forcing found every answer token to be the greedy one, the generation is the
-answer and nothing is run. Where the first wrong token is at position k, the first k tokens are known and the
-generation starts there. Both hold because greedy decoding from a prompt retraces the answer as long as it agrees.
+Greedily, unless the subject's `decoding` says otherwise (decoding.py). Greedy answers have two exact savings. Where
+teacher forcing found every answer token to be the greedy one, the generation is the answer and nothing is run. Where
+the first wrong token is at position k, the first k tokens are known and the generation starts there. Both hold because
+greedy decoding from a prompt retraces the answer as long as it agrees.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from expunge import dist
 from expunge.data.tasks import start_token
 from expunge.data.tokenise import Encoded, prompt_tokens
 from expunge.errors import RecipeError
-from expunge.measure.desk import NOT_FINITE, Desk, Job
+from expunge.measure.desk import Desk, Job
 from expunge.measure.forward import packed_head
+from expunge.measure.generation import Choose, check_finite, ended, generate, padded
 from expunge.measure.tables import NotMeasured, Table
-from expunge.models import context_length, quiet_libraries
+from expunge.models import context_length
 from expunge.registry import instrument
-from expunge.types import Subject
+from expunge.types import Decoding, Subject
 
 BATCH_ROWS = 64
 MOST_TOKENS = 200
-Choose = Callable[[Tensor, list[int], int], Tensor]  # logits [R, V], their rows, tokens said so far -> tokens [R]
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,23 @@ class Generation:
 
 @instrument("samples", tasks=("causal", "seq2seq"), asks=True, after=(("tokens", "answer"),))
 def samples(subject: Subject, jobs: Sequence[Job], desk: Desk) -> list[Table]:
-    """Sample tables: what the model answers greedily, beside the reference, the choices and the alternative."""
+    """Sample tables: what the model answers, beside the reference, the choices and the alternative.
+
+    Greedily; where the subject's `decoding` draws several answers to a question, the one closest to the reference.
+    """
     return [_table(subject, job, desk) for job in jobs]
 
 
 def _table(subject: Subject, job: Job, desk: Desk) -> Table:
     prompts = [text.prompt for text in job.texts]
-    greedy = desk.greedy(subject, job)
-    made = measure_samples(subject, prompts, job.encoded, greedy, device=desk.device, most=_most(job))
-    desk.count(forwards=sum(one.produced > 0 for one in made))
+    if subject.decoding == Decoding():
+        greedy = desk.greedy(subject, job)
+        made = measure_samples(subject, prompts, job.encoded, greedy, device=desk.device, most=_most(job))
+        desk.count(forwards=sum(one.produced > 0 for one in made))
+    else:
+        from expunge.measure.decoding import answers  # it builds upon this module
+
+        made = answers(subject, job, desk, _most(job))
     decoded = subject.tokenizer.batch_decode([one.tokens for one in made], skip_special_tokens=True)
     asked = [job.examples[text.id] for text in job.texts]
     columns: dict[str, Any] = {
@@ -100,15 +109,13 @@ def measure_samples(
     """
     asked = prompt_tokens(subject, prompts)
     stops = stop_tokens(subject, encoded)
+    limits = limits_of(subject, asked, encoded, most)
     if subject.task == "seq2seq":
-        limits = [min(most or cap(int(one.counted.sum())), context_length(subject) - 1) for one in encoded]
         return _answered(subject, asked, limits, stops, device)
     greedy_rows: Sequence[np.ndarray | None] = greedy if greedy is not None else [None] * len(asked)
     told = [retraced(a, one, g, stops) for a, one, g in zip(asked, encoded, greedy_rows, strict=True)]
     ended = [not stops.isdisjoint(tokens[-1:]) for tokens in told]
     known = [tokens[:-1] if done else tokens for tokens, done in zip(told, ended, strict=True)]
-    room = context_length(subject)
-    limits = [min(most or cap(int(one.counted.sum())), room - len(a)) for a, one in zip(asked, encoded, strict=True)]
     open_rows = [i for i, prefix in enumerate(known) if not ended[i] and len(prefix) < limits[i]]
     open_rows.sort(key=lambda i: limits[i] - len(known[i]))
     groups = [open_rows[i : i + BATCH_ROWS] for i in range(0, len(open_rows), BATCH_ROWS)]
@@ -122,6 +129,15 @@ def measure_samples(
         Generation([*prefix, *produced.get(i, [])][: limits[i]], len(produced.get(i, [])))
         for i, prefix in enumerate(known)
     ]
+
+
+def limits_of(
+    subject: Subject, asked: Sequence[np.ndarray], encoded: Sequence[Encoded], most: int | None = None
+) -> list[int]:
+    """Most tokens of an answer to each prompt: `most`, or as the true answer says, and what the context leaves."""
+    room = context_length(subject)
+    taken = [1 if subject.task == "seq2seq" else len(one) for one in asked]  # a decoder reads its start token alone
+    return [min(most or cap(int(one.counted.sum())), room - n) for n, one in zip(taken, encoded, strict=True)]
 
 
 def _answered(
@@ -157,41 +173,38 @@ def said_to_each(
     return dict(dist.gather(found))
 
 
-@torch.no_grad()
 def translate_greedily(
     subject: Subject, asked: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], *, device: str = "cpu"
 ) -> list[list[int]]:
-    """Greedy answers of an encoder-decoder to its sources, without start and stop tokens.
+    """Greedy answers of an encoder-decoder to its sources, without start and stop tokens."""
+    return translate_with(subject, asked, limits, stops, None, device=device)
 
-    Nothing but the argmax decides: of the model's generation settings only the language code that must come first
-    and the tokens that may never come are kept, no beams, no penalties, no forced end.
 
+@torch.no_grad()
+def translate_with(
+    subject: Subject, asked: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int],
+    choose: Choose | None, *, beams: int = 1, num: int = 1, device: str = "cpu",
+) -> list[list[int]]:
+    """Answers of an encoder-decoder by whatever `choose` chooses (None: the argmax), or the likeliest by beam search.
+
+    Nothing else decides: of the model's generation settings only the language code that must come first and the tokens
+    that may never come are kept, no penalties, no forced end.
+
+    Args:
+        num: answers to each source, the likeliest of the beams; those of a source follow each other.
     Raises: NotMeasured for logits that are not finite.
     """
-    from transformers import LogitsProcessorList
-
-    width = max(len(source) for source in asked)
-    ids = torch.zeros(len(asked), width, dtype=torch.long, device=device)  # [B, S], padded on the right
-    mask = torch.zeros_like(ids)
-    for i, source in enumerate(asked):
-        ids[i, : len(source)] = torch.from_numpy(source)
-        mask[i, : len(source)] = 1
-    start, pad = start_token(subject.model), subject.tokenizer.pad_token_id
+    ids, mask = padded(asked, device=device)
+    start = start_token(subject.model)
     opening = set(subject.tokenizer.all_special_ids) - stops  # a language code or start token that comes first
-    with quiet_libraries():
-        out = subject.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=max(limits) + 1, max_length=None,
-            decoder_start_token_id=start, eos_token_id=sorted(stops), pad_token_id=start if pad is None else pad,
-            do_sample=False, num_beams=1, num_return_sequences=1, early_stopping=False, length_penalty=1.0,
-            repetition_penalty=1.0, encoder_repetition_penalty=1.0, no_repeat_ngram_size=0,
-            encoder_no_repeat_ngram_size=0, min_length=0, min_new_tokens=None, forced_eos_token_id=None,
-            suppress_tokens=None, begin_suppress_tokens=None, logits_processor=LogitsProcessorList([_checked]),
-        )
+    out = generate(
+        subject, ids, mask, stops, max(limits) + 1, choose=choose, num_beams=beams, num_return_sequences=num,
+        decoder_start_token_id=start,
+    )
     answers = []
-    for row, limit in zip(out[:, 1:].tolist(), limits, strict=True):
+    for i, row in enumerate(out[:, 1:].tolist()):
         said = row[1:] if row[:1] and row[0] in opening else row
-        ends = [i for i, token in enumerate(said) if token in stops]
-        answers.append(said[: min([limit, *ends])])
+        answers.append(ended(said, limits[i // num], stops))
     return answers
 
 
@@ -228,22 +241,7 @@ def retraced(before: np.ndarray, one: Encoded, greedy: np.ndarray | None, stops:
     return tokens[: ends[0] + 1] if ends else tokens
 
 
-def _check_finite(logits: Tensor) -> None:
-    """Logits [R, V] of a ruined model would otherwise say the first token of the vocabulary, often the end.
-
-    Raises: NotMeasured. Some tokens may be impossible (-inf), not all of them.
-    """
-    if not logits.amax(-1).isfinite().all():
-        raise NotMeasured(NOT_FINITE)
-
-
-def _checked(_: Tensor, scores: Tensor) -> Tensor:
-    """The check as a step of a generation in transformers."""
-    _check_finite(scores)
-    return scores
-
-
-def _check_memory(model: Any) -> None:
+def check_memory(model: Any) -> None:
     """Recurrent models swallow keys and values unread and would see the last token alone.
 
     Raises: NotMeasured.
@@ -255,51 +253,62 @@ def _check_memory(model: Any) -> None:
         raise NotMeasured("this model's architecture keeps no keys and values: it cannot be asked here")
 
 
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """A model of the same tokens that reads along, and what becomes of what both say of the next one.
+
+    steer: logits [R, V] of the model and of this one -> scores [R, V].
+    """
+
+    subject: Subject
+    steer: Callable[[Tensor, Tensor], Tensor]
+
+
 def continue_greedily(
-    subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], *, device: str = "cpu"
+    subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], *,
+    guide: Guide | None = None, device: str = "cpu",
 ) -> list[list[int]]:
     """Greedy continuations of token prefixes, each up to its limit or a stop token (not included)."""
-    return continue_with(subject, starts, limits, stops, lambda logits, rows, said: logits.argmax(-1), device=device)
+
+    def choose(logits: Tensor, rows: list[int], said: int) -> Tensor:
+        return logits.argmax(-1)
+
+    return continue_with(subject, starts, limits, stops, choose, guide=guide, device=device)
 
 
 @torch.no_grad()
 def continue_with(
     subject: Subject, starts: Sequence[np.ndarray], limits: Sequence[int], stops: frozenset[int], choose: Choose,
-    *, device: str = "cpu",
+    *, guide: Guide | None = None, device: str = "cpu",
 ) -> list[list[int]]:
     """Continuations of token prefixes by whatever `choose` chooses, each up to its limit or a stop token.
 
-    A prefix that stands several times is read once.
+    A prefix that stands several times is read once. An encoder-decoder answers the prefixes.
 
     Raises: NotMeasured for logits that are not finite, and for a model that keeps no keys and values.
     """
     from transformers import DynamicCache
 
-    model = subject.model
-    _check_memory(model)
+    if subject.task == "seq2seq":
+        return translate_with(subject, starts, limits, stops, choose, device=device)
+
+    models = [subject.model] if guide is None else [subject.model, guide.subject.model]
+    for model in models:
+        check_memory(model)
     first: dict[bytes, int] = {}
     which = [first.setdefault(start.tobytes(), len(first)) for start in starts]  # of the distinct ones, for every row
     distinct = [starts[which.index(number)] for number in range(len(first))]
-    width = max(len(start) for start in starts)
-    ids = torch.zeros(len(distinct), width, dtype=torch.long, device=device)  # [B, T], padded on the left
-    mask = torch.zeros_like(ids)
-    for i, start in enumerate(distinct):
-        ids[i, width - len(start) :] = torch.from_numpy(start)
-        mask[i, width - len(start) :] = 1
+    ids, mask = padded(distinct, left=True, device=device)
     rows, out = list(range(len(starts))), [[] for _ in starts]  # type: list[int], list[list[int]]
-    cache = DynamicCache(config=model.config)
+    caches = [DynamicCache(config=model.config) for model in models]
     position = (mask.cumsum(-1) - 1).clamp(min=0)
     while rows:
-        last = torch.zeros(ids.shape, dtype=torch.bool, device=device)
-        last[:, -1] = True
-        with packed_head(model, last):
-            logits = model(
-                input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-            ).logits[0]
-        _check_finite(logits)
+        told = [_next_logits(*one, ids, mask, position) for one in zip(models, caches, strict=True)]
+        logits = told[0] if guide is None else guide.steer(told[0], told[1])
         if len(logits) < len(rows):
             of_row = torch.tensor(which, dtype=torch.long, device=device)
-            cache.batch_select_indices(of_row)
+            for cache in caches:
+                cache.batch_select_indices(of_row)
             logits, mask, position = logits[of_row], mask[of_row], position[of_row]
         chosen = choose(logits, rows, len(out[rows[0]]))  # [rows]; all have said as much so far
         going = []
@@ -313,9 +322,22 @@ def continue_with(
             rows = [rows[j] for j in going]
             if not rows:
                 break
-            cache.batch_select_indices(keep)
+            for cache in caches:
+                cache.batch_select_indices(keep)
             chosen, mask, position = chosen[keep], mask[keep], position[keep]
         ids = chosen.unsqueeze(-1)
         mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         position = position[:, -1:] + 1
     return out
+
+
+def _next_logits(model: Any, cache: Any, ids: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+    """Logits of what follows the last token of every row, [R, V]; the cache then holds the tokens read."""
+    last = torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
+    last[:, -1] = True
+    with packed_head(model, last):
+        logits: Tensor = model(
+            input_ids=ids, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).logits[0]
+    check_finite(logits)
+    return logits

@@ -80,11 +80,11 @@ def blind_shift(members: Written, outside: Written) -> Shift | str:
     texts = [text for side in sides for text in side.texts]
     groups = [group for side in sides for group in side.groups]
     is_member = np.array([True] * len(sides[0].ids) + [False] * len(sides[1].ids))
-    folds = _folds(groups, is_member)
+    folds = folds_of(groups, is_member)
     if folds is None:
         return f"fewer than two groups of texts on one side ({len(members.ids)} members, {len(outside.ids)} others)"
     scores = _scores(texts, is_member, folds)
-    area, ci = _within(scores, is_member, folds, groups)
+    area, ci = area_within(scores, is_member, folds, groups)
     known = dict(zip(sides[0].ids, map(float, scores[is_member]), strict=True))
     grouped = all(group != text for group, text in zip(groups, texts, strict=True))
     return Shift(area, ci, tuple(known.get(key) for key in members.ids), grouped)
@@ -99,7 +99,7 @@ def _thinned(side: Written) -> Written:
     return Written(*(tuple(np.asarray(row, dtype=object)[kept]) for row in (side.ids, side.texts, side.groups)))
 
 
-def _folds(groups: Sequence[str], is_member: np.ndarray) -> Indices | None:
+def folds_of(groups: Sequence[str], is_member: np.ndarray) -> Indices | None:
     """The fold of every text, [texts]: whole groups, those of each side dealt out in turn; None when too few."""
     kinds: dict[str, set[bool]] = {}
     for group, member in zip(groups, is_member.tolist(), strict=True):
@@ -150,7 +150,7 @@ def _lengths(text: str) -> tuple[float, float, float]:
     return float(np.log1p(len(text))), float(np.log1p(len(text.split()))), digits / max(1, len(text))
 
 
-def _within(
+def area_within(
     scores: Floats, is_member: np.ndarray, folds: Indices, groups: Sequence[str]
 ) -> tuple[float, Interval]:
     """AUC over the pairs of a member and a non-member in one fold, and its interval over redrawn groups."""
