@@ -20,7 +20,10 @@ MAX_FILE, MAX_FUNCTION, MAX_PARAMETERS, MAX_INHERITANCE = 400, 60, 10, 1
 
 # From the ground floor up; a module or folder of the package stands in exactly one layer.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "registry", "recipe", "run", "dist", "machine", "artefacts", "optim", "yaml12", "passes", "presets"),
+    (
+        "errors", "types", "registry", "recipe", "run", "dist", "machine", "artefacts", "optim", "yaml12", "passes",
+        "presets",
+    ),
     ("report",),
     ("evidence",),
     ("models",),
@@ -44,7 +47,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 ANYWHERE = frozenset({"testing", "__init__"})  # they serve all floors
 # Start-up: these answer before torch is there (`expunge --help`, the report, every user error).
-LIGHT = frozenset({"cli", "report", "errors", "types", "registry", "recipe", "run", "machine", "artefacts", "passes", "presets", "evidence"})
+LIGHT = frozenset({
+    "cli", "report", "errors", "types", "registry", "recipe", "run", "machine", "artefacts", "passes", "presets",
+    "evidence",
+})
 HEAVY = frozenset({"torch", "transformers", "peft", "accelerate", "datasets"})
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

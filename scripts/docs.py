@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from expunge import yaml12
-from expunge.attacks import NOT_YET
 from expunge.cli import app
 from expunge.cli.show import shown_type
 from expunge.errors import RecipeError, close_to
@@ -203,10 +202,6 @@ def example_fields(_: str) -> str:
     return ", ".join(f"`{one.name}`" for one in fields(Example))
 
 
-def not_yet(_: str) -> str:
-    return table(("not tested by this version", "so"), list(NOT_YET.items()))
-
-
 def example(name: str) -> str:
     """A marked region of an example: `example new_method method` is what stands between # [method] and # [/method]."""
     file, region = name.split()
@@ -257,7 +252,6 @@ MAKERS: Mapping[str, Callable[[str], str]] = {
     "audit": audit_table,
     "default-metrics": default_metrics,
     "example-fields": example_fields,
-    "not-yet": not_yet,
     "example": example,
     "command": command,
     "commands": commands,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.audit import Audit, describe
+from expunge.attacked import describe
+from expunge.audit import Audit
 from expunge.errors import DataError
 from expunge.metrics.stats import mean_score
 from expunge.models import weights_hash

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from expunge.attacked import Records, Tried, describe, name_of, parts_of, record_key, tries, wants_helpers
+from expunge.attacked import Records, Tried, name_of, parts_of, record_key, tries, wants_helpers
 from expunge.attacks import LOOKED_AT
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, Plan, measure

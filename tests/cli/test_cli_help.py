@@ -24,8 +24,8 @@ COMMANDS = {
     "audit": "--forget --retain --holdout --original --oracle --metrics --attacks --budget --field --out --resume "
              "--device --json --allow-pickle"
     + TRUST,
-    "attack": "--forget --retain --holdout --original --oracle --set --metrics --budget --field --out --resume --device "
-              "--json"
+    "attack": "--forget --retain --holdout --original --oracle --set --metrics --budget --field --out --resume "
+              "--device --json"
     + TRUST,
     "pack": "--model --key --new-key --previous --unsigned --out --json",
     "verify": "--trust --base --previous --json",

@@ -35,7 +35,8 @@ VARIANTS = {  # hyper-parameters that lead elsewhere than the defaults
         {"use": "quantize", "bits": 8}, {"use": "relearn", "scope": {"use": "lora", "rank": 2}, "steps": 2},
         {"use": "chain", "attacks": [{"use": "quantize", "bits": 8}, "paraphrase"]},
         {"use": "quantize", "kind": "nf4", "double": True}, {"use": "prune", "kind": "magnitude", "per": "model"},
-        {"use": "prefill", "words": 1}, {"use": "perturb_prompt", "share": 0.2}, {"use": "few_shot", "source": "forget"},
+        {"use": "prefill", "words": 1}, {"use": "perturb_prompt", "share": 0.2},
+        {"use": "few_shot", "source": "forget"},
         {"use": "orthogonalize", "form": "weights"}, {"use": "tuned_lens", "target": "original"},
         {"use": "prune", "kind": "wanda"}, {"use": "relearn", "at": [2, 4], "scope": {"use": "lora", "rank": 2}},
     ],
@@ -49,7 +50,10 @@ def parts(kind: str) -> list[Bound]:
     plain = [entry for name, entry in entries(kind).items() if name != "chain"]  # which has nothing to do by itself
     found = [bound_of(kind, part) for part in [*plain, *VARIANTS[kind]]]
     small = {"steps": 3} | (SMALL if kind == "attack" else {})
-    return [replace(part, hyper={**part.hyper, **{k: v for k, v in small.items() if k in part.hyper}}) for part in found]
+    return [
+        replace(part, hyper={**part.hyper, **{name: small[name] for name in small.keys() & part.hyper}})
+        for part in found
+    ]
 
 
 def cases(kind: str, checks) -> list:

@@ -16,7 +16,10 @@ from expunge.types import Data, Event, Example, Stream, Subject
 SHOWN = "shown"
 
 
-@attack("probe", changes="reading", says="read behind inner block {layer} by what {steps} steps on {share:.0%} of it taught")
+@attack(
+    "probe", changes="reading",
+    says="read behind inner block {layer} by what {steps} steps on {share:.0%} of it taught",
+)
 def probe(
     subject: Subject, data: Data, run: Run, *, layers: Layers = None, share: float = 0.5, steps: int = 100,
     lr: float = 0.03, batch_size: int = 16, on: str = "forget", also: str | None = None, seed: int = 0,

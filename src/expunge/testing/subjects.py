@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from expunge.testing.models import tiny_data, tiny_subject
 from expunge.run import Run
+from expunge.testing.models import tiny_data, tiny_subject
 from expunge.testing.parts import bound_of, require
 from expunge.types import Bound, Cost, Data, Movable, Subject
 
@@ -55,7 +55,7 @@ def check_attack_changes_what_it_declares(part: Bound, subject: Subject, data: D
         moved = weights_hash(changed) != weights_hash(subject)
         asked = changed.wrapper != subject.wrapper
         decoded = changed.decoding != subject.decoding
-        require(moved or kind not in ("weights", "precision", "reading"), part, "declares another model and changes none")
+        require(moved or kind not in ("weights", "precision", "reading"), part, "declares a new model and changes none")
         require(not moved or kind not in ("prompt", "decoding"), part, f"declares {kind} and changes weights")
         require(asked or kind != "prompt", part, "declares a new prompt and changes none")
         require(decoded or kind != "decoding", part, "declares another decoding and changes none")
