@@ -1,16 +1,22 @@
-"""Do forget steps under an adversary last longer? NPO against AdvNPO, SAM and CIR at the same depth of forgetting.
+"""Do forget steps under an adversary last longer? NPO against AdvNPO, equally deep and with equally much kept.
 
-    python benchmarks/lau_robustness.py [--seeds 3]
+    python benchmarks/lau_robustness.py [--seeds 5] [--all]
 
 A Llama of 4 blocks learns 48 key -> value facts by heart; 16 are to be forgotten by NPO (beta 0.1, 5 * likelihood on
-the other 32). Every variant stops at the first step at which the clean forget loss is above 9 nats and at least 95 %
-of the retained values are still right, so that none is compared at another depth. Then it is attacked:
+the other 32). Every variant stops at the first step at which the clean forget loss is above 9 nats and the retain loss
+at most 0.01, so that none is compared at another depth or with less kept. Then it is attacked, by the registered
+attacks where there is one:
 
-    suffix   the best of 64 random suffixes of 4 words between key and value, one for all keys; drop of the forget loss
-    latent   the best latent push (radius 4, block 1, 12 steps); drop of the forget loss
-    relearn  8 of the 16 facts are taught again for 10 steps; drop of the loss and accuracy on the other 8
+    random     a random suffix of 4 words behind every key (`dua`, its control)
+    best of 64 the best of 64 such suffixes, one for all keys
+    gcg        a suffix searched for on the very facts that are scored (`gcg`, 30 steps of 64)
+    transfer   the same search on the model before the removal (`dua`, practicality: original)
+    soft       4 vectors trained on 8 of the facts, the other 8 scored (`soft_prompt`, 60 steps)
+    latent     the best latent push (radius 4, block 1, 12 steps)
+    relearn    8 of the facts are taught again for 10 steps, the other 8 scored (`relearn`)
 
-Smaller drops are better. Suffixes that are optimised (GCG) are not here yet.
+What is told is by how much the loss of a scored fact falls, in nats: smaller is better. A model that never learned the
+16 facts is attacked too: what falls there is no memory. Intervals resample whole seeds.
 """
 
 from __future__ import annotations
@@ -18,27 +24,31 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from expunge import machine
-from expunge.data.tokenise import collate, encode, texts_of
+from expunge.attacks.shown import asked_like
+from expunge.data.tokenise import collate
 from expunge.forget import forget
 from expunge.loop import Forget
 from expunge.measure.forward import kept_logits, token_logp
-from expunge.models import clone
-from expunge.perturb.latent import Push, search, zeros
+from expunge.metrics.stats import bootstrap_ci
+from expunge.models import blocks, clone
+from expunge.perturb.latent import Push, entering, search, zeros
 from expunge.registry import bind, term
 from expunge.run import Run
-from expunge.types import Batch, Data, Example, Movable, Stream, Subject, Wrapper
+from expunge.types import Data, Example, Movable, Stream, Subject, Wrapper
 
 NUM_FACTS, NUM_FORGET, NUM_WORDS, NUM_VALUES = 48, 16, 160, 40
-DEPTH, KEPT, MOST_STEPS = 9.0, 0.95, 600
-NUM_SUFFIXES, SUFFIX_WORDS, RELEARN_STEPS = 64, 4, 10
+DEPTH, RETAINED, MOST_STEPS = 9.0, 0.01, 600
+NUM_SUFFIXES, SUFFIX_WORDS = 64, 4
+NEVER = "never learned them"
+Facts = dict[str, tuple[float, bool]]  # loss in nats and whether it is predicted, by id
 
 ADAM = {"use": "adamw", "weight_decay": 0.0, "decay": "constant"}
 PUSH = {"use": "latent", "layer": 1}
@@ -46,6 +56,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "NPO": {},
     "AdvNPO eps 1, K 6": {"perturb": {**PUSH, "eps": 1.0}},
     "AdvNPO eps 4, K 6": {"perturb": {**PUSH, "eps": 4.0}},
+}
+OTHERS: Mapping[str, Mapping[str, Any]] = {
     "AdvNPO eps 4, K 1": {"perturb": {**PUSH, "eps": 4.0, "steps": 1}},
     "AdvNPO eps 4, K 6, clean 0": {"perturb": {**PUSH, "eps": 4.0, "clean": 0.0}},
     "NPO + SAM rho 0.05": {"perturb": {"use": "sam", "rho": 0.05}},
@@ -61,7 +73,7 @@ def words_tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    names = ["<pad>", *(f"k{i}" for i in range(NUM_WORDS)), *(f"v{i}" for i in range(NUM_VALUES))]
+    names = ["<pad>", "x", *(f"k{i}" for i in range(NUM_WORDS)), *(f"v{i}" for i in range(NUM_VALUES))]
     inner = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>")
@@ -79,8 +91,8 @@ def facts(seed: int) -> Data:
     )
 
 
-def learned(data: Data, seed: int) -> Subject:
-    """A model that knows all facts."""
+def learned(data: Data, seed: int, streams: Sequence[str]) -> Subject:
+    """A model that knows the facts of these streams."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = words_tokenizer()
@@ -90,25 +102,25 @@ def learned(data: Data, seed: int) -> Subject:
     )
     torch.manual_seed(seed)
     subject = Subject(LlamaForCausalLM(config).eval(), tokenizer, Wrapper("{prompt} {answer}"))
-    every = Stream("all", "anchor", (*data["forget"].examples, *data["retain"].examples))
-    stage = forget(terms=[term("nll", on="all")], steps=150, lr=3e-3, batch_size=NUM_FACTS, optimizer=ADAM)
+    every = Stream("all", "anchor", tuple(one for name in streams for one in data[name].examples))
+    stage = forget(terms=[term("nll", on="all")], steps=150, lr=3e-3, batch_size=len(every), optimizer=ADAM)
     taught: Subject = stage(subject, Data(all=every), Run(seed=seed))
     return replace(taught, lineage=())
 
 
-def batch_of(subject: Subject, examples: Sequence[Example]) -> Batch:
-    return collate(encode(subject, texts_of(Stream("these", "probe", tuple(examples)))))
-
-
 @torch.no_grad()
-def asked(subject: Subject, examples: Sequence[Example]) -> tuple[float, float]:
-    """Mean loss of the values, nats, and the share that is predicted rightly."""
-    batch = batch_of(subject, examples)
+def asked(subject: Subject, examples: Sequence[Example]) -> Facts:
+    """Every fact as this subject's wrapper asks it."""
+    batch = collate(asked_like(subject, examples))
     keep = batch.positions("answer")
     logits, _ = kept_logits(subject.model, batch, keep)
-    right = logits.argmax(-1) == batch.target_ids[:, 1:][keep]
-    loss = -token_logp(logits, batch, keep).sum() / keep.sum()
-    return float(loss), float(right.float().mean())
+    right = logits.argmax(-1) == batch.target_ids[:, 1:][keep]  # a value is one token
+    found = zip((-token_logp(logits, batch, keep)[keep]).tolist(), right.tolist(), strict=True)
+    return dict(zip(batch.ids, found, strict=True))
+
+
+def mean_loss(facts: Facts) -> float:
+    return statistics.mean(loss for loss, _ in facts.values())
 
 
 def unlearned(start: Subject, data: Data, variant: Mapping[str, Any], seed: int) -> tuple[Subject, int, float]:
@@ -122,76 +134,150 @@ def unlearned(start: Subject, data: Data, variant: Mapping[str, Any], seed: int)
     spent, begun = 0.0, time.process_time()
     for record in loop.run():
         spent += time.process_time() - begun
-        deep = asked(subject, data["forget"].examples)[0] > DEPTH
-        if deep and asked(subject, data["retain"].examples)[1] >= KEPT:
+        deep = mean_loss(asked(subject, data["forget"].examples)) > DEPTH
+        if deep and mean_loss(asked(subject, data["retain"].examples)) <= RETAINED:
             return subject, record["step"] + 1, spent
         begun = time.process_time()
     return subject, -1, spent
 
 
-def suffix_drop(subject: Subject, examples: Sequence[Example], seed: int) -> float:
+SEARCH = {"length": SUFFIX_WORDS, "steps": 30, "width": 64}
+_carried: dict[int, Wrapper] = {}
+
+
+# -- attacks: what becomes of the facts that are scored ---------------------------------------------------------------
+def by(name: str, **hyper: Any) -> Callable[[Subject, Data, int], Facts]:
+    """A registered attack: the facts that it leaves to score, under the first subject it yields."""
+
+    def attacked(subject: Subject, data: Data, seed: int) -> Facts:
+        changed = next(bind("attack", {"use": name, "seed": seed, **hyper})(subject, data, Run(seed=seed)))
+        return asked(changed, [one for one in data["forget"].examples if one.id not in changed.exposed])
+
+    return attacked
+
+
+def carried(subject: Subject, data: Data, seed: int) -> Facts:
+    """Under the suffix found on the model before the removal, which is searched for once per seed."""
+    if seed not in _carried:
+        hyper = {"practicality": "original", "pairs": NUM_FORGET, "seed": seed, **SEARCH}
+        *_, changed = bind("attack", {"use": "dua", **hyper})(subject, data, Run(seed=seed))
+        _carried[seed] = changed.wrapper
+    return asked(replace(subject, wrapper=_carried[seed]), data["forget"].examples)
+
+
+def best_random(subject: Subject, data: Data, seed: int) -> Facts:
     random = np.random.default_rng([seed, 2])
     found = []
     for _ in range(NUM_SUFFIXES):
         suffix = " ".join(f"k{k}" for k in random.integers(0, NUM_WORDS, SUFFIX_WORDS))
-        found.append(asked(subject, [replace(one, prompt=f"{one.prompt} {suffix}") for one in examples])[0])
-    return asked(subject, examples)[0] - min(found)
+        put = [replace(one, prompt=f"{one.prompt} {suffix}") for one in data["forget"].examples]
+        found.append(asked(subject, put))
+    return min(found, key=mean_loss)
 
 
-def latent_drop(subject: Subject, examples: Sequence[Example]) -> float:
-    batch = batch_of(subject, examples)
+def pushed(subject: Subject, data: Data, seed: int) -> Facts:
+    batch = collate(asked_like(subject, data["forget"].examples))
     push = Push(batch, zeros, 4.0)
-    search(subject.model, batch.positions("answer"), 1, push, 13)  # the thirteenth look is after twelve steps
-    return push.trace[0] - push.trace[-1]
+    search(subject.model, batch.positions("answer"), 1, push, 12)
+    with entering(blocks(subject.model)[1][1], push.outer):
+        return asked(subject, data["forget"].examples)
 
 
-def relearned(subject: Subject, examples: Sequence[Example], seed: int) -> tuple[float, float]:
-    """Half of the facts are taught again; drop of the loss and accuracy on the other half."""
-    half = len(examples) // 2
-    stage = forget(
-        terms=[term("nll", on="seen")], steps=RELEARN_STEPS, lr=3e-4, batch_size=half, optimizer=ADAM, scope="all"
-    )
-    after = stage(clone(subject), Data(seen=Stream("seen", "anchor", tuple(examples[:half]))), Run(seed=seed))
-    loss, right = asked(after, examples[half:])
-    return asked(subject, examples[half:])[0] - loss, right
+ATTACKS: Mapping[str, Callable[[Subject, Data, int], Facts]] = {
+    "random": by("dua", length=SUFFIX_WORDS, pairs=NUM_FORGET),
+    "best of 64": best_random,
+    "gcg": by("gcg", num=NUM_FORGET, search={"early_stop": False}, **SEARCH),
+    "transfer": carried,
+    "soft": by("soft_prompt", length=4, steps=60, share=0.5),
+    "latent": pushed,
+    "relearn": by("relearn", steps=10, share=0.5, lr=3e-4, batch_size=8),
+}
 
 
-def rows(seeds: int) -> Iterator[tuple[str, list[float] | None]]:
-    """Per seed and variant: steps, CPU-seconds, forget loss, the drops, accuracy; None where the point was missed."""
+# -- the table -------------------------------------------------------------------------------------------------------
+@dataclass
+class Row:
+    """What was found of one variant: per seed how it was made, per attack and (seed, id) the drop and whether right."""
+
+    made: list[tuple[float, ...]] = field(default_factory=list)  # updates, CPU-seconds, forget loss, retain loss
+    drops: dict[str, dict[tuple[int, str], float]] = field(default_factory=dict)
+    right: dict[str, dict[tuple[int, str], float]] = field(default_factory=dict)
+    missed: int = 0
+
+    def take(self, subject: Subject, data: Data, seed: int, made: tuple[float, float]) -> None:
+        clean = asked(subject, data["forget"].examples)
+        self.made.append((*made, mean_loss(clean), mean_loss(asked(subject, data["retain"].examples))))
+        for name, attacked in {"none": lambda *_: clean, **ATTACKS}.items():
+            for key, (loss, right) in attacked(subject, data, seed).items():
+                self.drops.setdefault(name, {})[seed, key] = clean[key][0] - loss
+                self.right.setdefault(name, {})[seed, key] = float(right)
+
+
+def measured(seeds: int, variants: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
+    found = {name: Row() for name in (*variants, NEVER)}
     for seed in range(seeds):
         data = facts(seed)
-        start = learned(data, seed)
-        gone = data["forget"].examples
-        loss, right = asked(start, (*gone, *data["retain"].examples))
-        print(f"seed {seed}: {right:.0%} of the facts known, loss {loss:.4f}", flush=True)
-        for name, variant in VARIANTS.items():
+        start = learned(data, seed, ("forget", "retain"))
+        print(f"seed {seed}: loss {mean_loss(asked(start, data['forget'].examples)):.4f} before", flush=True)
+        helpers = {"original": start}
+        found[NEVER].take(replace(learned(data, seed, ("retain",)), helpers=helpers), data, seed, (0, 0))
+        for name, variant in variants.items():
             subject, steps, spent = unlearned(start, data, variant, seed)
             if steps < 0:
-                print(f"  {name}: not reached in {MOST_STEPS} steps, forget loss {asked(subject, gone)[0]:.2f}")
-                yield name, None
+                found[name].missed += 1
                 continue
-            back, accuracy = relearned(subject, gone, seed)
-            clean = asked(subject, gone)[0]
-            found = [steps, spent, clean, suffix_drop(subject, gone, seed), latent_drop(subject, gone), back, accuracy]
-            print(f"  {name}: " + ", ".join(f"{value:.3g}" for value in found), flush=True)
-            yield name, found
+            begun = time.process_time()
+            found[name].take(replace(subject, helpers=helpers), data, seed, (steps, spent))
+            told = [f"{attack} {statistics.mean(v for (s, _), v in drops.items() if s == seed):.2f}"
+                    for attack, drops in found[name].drops.items()]
+            print(f"  {name}: {steps} updates; {', '.join(told)}; {time.process_time() - begun:.0f} s", flush=True)
+    return found
+
+
+def interval(values: Mapping[tuple[int, str], float]) -> str:
+    """Mean and 95 % interval over seeds."""
+    ci = bootstrap_ci(list(values.values()), groups=[str(seed) for seed, _ in values])
+    mean = statistics.mean(values.values())
+    shown = [f"{round(value, 2) + 0.0:.2f}" for value in (mean, *(ci or ()))]  # + 0.0: no minus before a zero
+    return shown[0] if ci is None else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def difference(mine: Mapping[tuple[int, str], float], other: Mapping[tuple[int, str], float]) -> str:
+    """Mine less the other's, fact by fact where both are there."""
+    return interval({key: value - other[key] for key, value in mine.items() if key in other})
+
+
+def table(heads: Sequence[str], lines: Iterator[tuple[str, Sequence[str]]]) -> None:
+    print("\n| | " + " | ".join(heads) + " |\n|---|" + "---:|" * len(heads))
+    for name, cells in lines:
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--all", action="store_true", help="SAM, CIR and two more ways of AdvNPO as well")
+    given = options.parse_args()
     machine.prepare()
     machine.set_threads()
-    found: dict[str, list[list[float]]] = {name: [] for name in VARIANTS}
-    missed = dict.fromkeys(VARIANTS, 0)
-    for name, row in rows(options.parse_args().seeds):
-        found[name] += [row] if row else []
-        missed[name] += row is None
-    heads = ("updates", "CPU s", "forget loss", "suffix", "latent", "relearn", "relearn accuracy", "runs")
-    print("\n| | " + " | ".join(heads) + " |\n|---|" + "---:|" * len(heads))
-    for name, values in found.items():
-        means = [f"{statistics.mean(column):.3g}" for column in zip(*values, strict=True)] or ["-"] * 7
-        print(f"| {name} | " + " | ".join(means) + f" | {len(values)} of {len(values) + missed[name]} |")
+    found = measured(given.seeds, {**VARIANTS, **(OTHERS if given.all else {})})
+    heads = ("updates", "CPU s", "forget loss", "retain loss", "runs")
+    rows = {name: row for name, row in found.items() if row.made}
+    table(heads, (
+        (name, [*(f"{statistics.mean(column):.3g}" for column in zip(*row.made, strict=True)),
+                f"{len(row.made)} of {len(row.made) + row.missed}"])
+        for name, row in found.items() if row.made
+    ))
+    print("\nNats by which the loss of a scored fact falls:")
+    table(list(ATTACKS), ((name, [interval(row.drops[attack]) for attack in ATTACKS]) for name, row in rows.items()))
+    print("\nThe same, less what falls with NPO:")
+    table(list(ATTACKS), (
+        (name, [difference(row.drops[attack], rows["NPO"].drops[attack]) for attack in ATTACKS])
+        for name, row in rows.items() if name != "NPO"
+    ))
+    print("\nShare of the scored facts that are right:")
+    every = ("none", *ATTACKS)
+    table(every, ((name, [interval(row.right[attack]) for attack in every]) for name, row in rows.items()))
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def model_table(_: str) -> str:
 
 
 def audit_table(_: str) -> str:
-    shown = {"metrics": "`default`", "attacks": "none"}
+    shown = {"metrics": "`default`", "attacks": "none", "budget": "none"}
     rows = [(f"`{one.name}`", shown.get(one.name, f"`{plain(one.default)}`")) for one in fields(AuditSpec)]
     return table(("key", "default"), rows)
 

@@ -176,7 +176,7 @@ def test_parts_shown_in_the_documents_work(tiny: Subject) -> None:
     data = small_data()
     made = forget(terms=[term("softened", on="forget", beta=0.5)], steps=2, batch_size=4, lr=1e-3)
     after = made(tiny, data, Run())
-    (changed,) = bind("attack", {"use": "halve_head", "factor": 0.5})(after, data)
+    (changed,) = bind("attack", {"use": "halve_head", "factor": 0.5})(after, data, Run())
     assert changed.lineage[-1].name == "halve_head"
 
 

@@ -54,6 +54,7 @@ ATTACKS: Mapping[str, Sequence[Any]] = MappingProxyType({
         {"use": "chain", "attacks": ({"use": "relearn"}, {"use": "quantize"})},
         "soft_prompt",
         "gcg",
+        {"use": "dua", "generalisation": "cross query", "steps": 50, "width": 64},
     ),
     "none": (),
 })

@@ -9,6 +9,7 @@ import pytest
 
 from expunge.data.texts import asked_of, render_prompt, reword, rewritten
 from expunge.data.tokenise import Text, encode, prompt_tokens, render
+from expunge.errors import DataError
 from expunge.measure.plan import Plan, measure
 from expunge.types import Example, Needs, Subject, Wrapper
 from support.learned import knows, short_data
@@ -111,3 +112,16 @@ def test_when_no_example_can_be_put_like_that_it_is_told():
     plan = Plan()
     plan.add("forget", [Needs("tokens")])
     assert set(measure(put, short_data(), plan).missing.values()) == {"no example of 'forget' can be asked like that"}
+
+
+def test_a_question_that_an_attack_made_too_long_is_not_measured_and_one_that_was_given_so_is_an_error():
+    subject, plan = knows("forget"), Plan()
+    plan.add("forget", [Needs("tokens")])
+    long = replace(subject, wrapper=rewritten(subject.wrapper, Put("word " * 2000)))
+    (reason,) = measure(long, short_data(), plan).missing.values()
+    assert "tokens" in reason
+    data = short_data()
+    given = tuple(replace(one, prompt="word " * 2000) for one in data["forget"].examples)
+    data["forget"] = replace(data["forget"], examples=given)
+    with pytest.raises(DataError, match="tokens"):
+        measure(subject, data, plan)

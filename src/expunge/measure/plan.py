@@ -8,7 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from expunge.measure.tables import NotMeasured, Table
 from expunge.measure.tokens import BATCH_TOKENS
 from expunge.models import context_length, is_adapter, weights_hash
 from expunge.registry import Entry, entries, find
-from expunge.types import Data, Decoding, Needs, Subject
+from expunge.types import Data, Decoding, Needs, Subject, Wrapper
 
 VERSION = 3  # of the instruments: stored tables of another version are not read back
 REMEMBERED = 64
@@ -192,7 +192,8 @@ def _job(subject: Subject, data: Data, asked: Asked, columns: frozenset[str], in
     try:
         encoded = _encode(subject, texts, stream)
     except DataError as error:
-        if spec.partition("@")[0] in OWN:  # the user's own texts: an error to be told
+        plain = replace(subject.wrapper, template="") == Wrapper("")  # as they were given, not as an attack puts them
+        if plain and spec.partition("@")[0] in OWN:  # the user's own texts: an error to be told
             raise
         raise NotMeasured(f"{spec}: {error.found}") from error
     return Job(asked, texts, encoded, columns, {one.id: one for one in data[stream].examples})
