@@ -8,7 +8,7 @@ candidates at once; the fastest setting is the one compared with. Same model, pr
 one thread; times are CPU-seconds of the process, without loading. Losses at the start must agree.
 
 Two models: the Llama of `tofu_suite.py` (taught all of TOFU; the target is a false answer to a question it knows, after
-two other questions), and one with random weights and the shape of the dossier (6 layers, 256 wide, vocabulary 8,192).
+two other questions), and one with random weights (6 layers, 256 wide, vocabulary 8,192).
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Wrapper:
     template: str = "{prompt}{answer}"
     ask: str = "prompt"
     rewrite: Callable[[Example], Example | None] | None = None
-    turns: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    turns: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict, hash=False)
     prefill: str = ""
 
 

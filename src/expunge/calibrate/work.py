@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from expunge.benches.world import Architecture, trained
 from expunge.calibrate.judge import COMPARED, judge
 from expunge.calibrate.pools import SMALL, Twin, pools, references
 from expunge.data.examples import stream_hash
-from expunge.errors import ExpungeError, Interrupted, StorageError
+from expunge.errors import DoesNotFit, ExpungeError, Interrupted, StorageError
 from expunge.measure.desk import Partner
 from expunge.measure.plan import Measured, Plan, measure
 from expunge.measure.tables import NotMeasured
@@ -182,7 +182,7 @@ class Calibration:
         before: Scores | None = None
         after: list[dict[str, Any]] = []
         reasons: dict[str, str] = {}
-        for changed in attack(subject, self.data):
+        for changed in self._made(attack, subject, reasons):
             shown, data = changed.exposed - subject.exposed, self.data
             if shown:
                 data = self._only(shown)
@@ -192,6 +192,13 @@ class Calibration:
             after.append({"values": values})
             reasons |= why
         return {"before": {"values": before[0]} if before else None, "after": after, "reasons": reasons}
+
+    def _made(self, attack: Bound, subject: Subject, reasons: dict[str, str]) -> Iterator[Subject]:
+        """What an attack makes; for one that does not fit the model, the reason for every metric."""
+        try:
+            yield from attack(subject, self.data, Run(None, 0, self.device, progress=self.progress))
+        except DoesNotFit as reason:
+            reasons |= {label(metric): str(reason) for metric in self.metrics}
 
     def _only(self, shown: frozenset[str]) -> Data:
         stream = self.data[FORGET]
