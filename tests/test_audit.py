@@ -15,7 +15,7 @@ from expunge.recipe import AuditSpec
 from expunge.registry import bind
 from expunge.report import schema
 from expunge.types import Cost, Data, Event, Example, Score, Stream
-from expunge.verdicts import changes, compare, compare_values, judge, overall, twin_of, worst
+from expunge.verdicts import changes, compare, compare_values, judge, not_judged, overall, twin_of, worst
 from support.learned import knows, short_data
 
 CLAIMS = ("exact_memorization", "extraction_strength", "probability")
@@ -107,6 +107,46 @@ def test_the_worst_attack_decides():
     assert overall([]) is None
 
 
+def test_under_an_attack_only_knowing_more_counts():
+    """What an attack breaks is the attacker's loss: less than the oracle is a trace without an attack alone."""
+    high, low = (
+        mean_score({f"x{i}": value for i in range(40)}, unit="share", better="lower") for value in (0.9, 0.1)
+    )
+    assert compare("after+x", low, high, 0.1, paired=True, way="more")[0].verdict == "PASS"
+    assert compare("after+x", high, low, 0.1, paired=True, way="more")[0].verdict == "FAIL"
+    assert compare("after", low, high, 0.1, paired=True)[0].verdict == "FAIL"
+    data = short_data()
+
+    def judged(**scores):
+        return judge({name: {("forget", "exact_memorization"): score} for name, score in scores.items()}, data, 0.3)[0]
+
+    know, not_ = (
+        mean_score({f"f/{i}": value for i in range(12)}, unit="share", better="lower") for value in (1.0, 0.0)
+    )
+    fine = {"oracle": not_, "after": not_}
+    (broken,) = [v for v in judged(**fine, **{"oracle+x": know, "after+x": not_}) if v.claim == "forgotten"]
+    assert broken.verdict == "PASS"
+    assert broken.reason == "knows no more than the oracle"
+    (opened,) = [v for v in judged(**fine, **{"oracle+x": not_, "after+x": know}) if v.claim == "forgotten"]
+    assert opened.verdict == "FAIL"
+
+
+def test_an_attack_that_is_told_answers_claims_nothing_without_an_oracle_under_the_same():
+    names = ("after", "after+told", "after+never", "after+plain", "oracle", "oracle+told", "oracle+never")
+    one = mean_score({"f/0": 1.0}, unit="share", better="lower")
+    scores = {name: {("forget", "exact_memorization"): one} for name in names}
+    levels = {"after+told": "oracle", "after+never": "never", "after+plain": "always"}
+    without = {name: found for name, found in scores.items() if not name.startswith("oracle")}
+    assert set(not_judged(without, levels)) == {"after+told", "after+never"}
+    with_oracle = not_judged(scores, levels)
+    assert set(with_oracle) == {"after+never", "after+plain"}  # the last one's twin is missing
+    assert "oracle could not be attacked alike" in with_oracle["after+plain"]
+    verdicts, untested = judge(scores, short_data(), 0.3, levels)
+    claimed = [v for v in verdicts if v.claim == "forgotten"]
+    assert {check.condition for v in claimed for check in v.checked} == {"after", "after+told"}
+    assert {one.what for one in untested} >= {"never", "plain"}
+
+
 def test_attacks_are_conditions_of_after_and_of_the_oracle():
     attacks = ({"use": "quantize", "bits": 8}, {"use": "relearn", "steps": 2}, "paraphrase")
     before = weights_hash(knows("forget"))
@@ -169,8 +209,8 @@ def test_comparisons_are_by_example_and_one_sided_for_what_is_kept():
     low, high = score(*[0.2, 0.22, 0.18, 0.2] * 6), score(*[0.7, 0.73, 0.67, 0.7] * 6)
     assert compare("x", high, low, 0.1, paired=True)[0].verdict == "FAIL"
     assert compare("x", low, low, 0.2, paired=False)[0].verdict == "PASS"
-    assert compare("x", high, low, 0.1, paired=True, only_lower=True)[0].verdict == "PASS"
-    assert compare("x", low, high, 0.1, paired=True, only_lower=True)[0].verdict == "FAIL"
+    assert compare("x", high, low, 0.1, paired=True, way="less")[0].verdict == "PASS"
+    assert compare("x", low, high, 0.1, paired=True, way="less")[0].verdict == "FAIL"
     stranger = replace(low, per_example={"else": 1.0})
     assert compare("x", low, stranger, 0.1, paired=True)[0].verdict == "INCONCLUSIVE"
     check, power = compare("x", high, low, 0.1, paired=True)

@@ -23,7 +23,7 @@ from expunge.measure.plan import Measured
 from expunge.measure.tables import Table
 from expunge.models import weights_hash
 from expunge.recipe import AuditSpec
-from expunge.registry import spec_of
+from expunge.registry import JUDGED, spec_of
 from expunge.report import schema
 from expunge.run import Run, write_json
 from expunge.scoring import label
@@ -47,6 +47,12 @@ def parts_of(attack: Bound) -> Iterator[Bound]:
     else:
         for part in inside:
             yield from parts_of(part)
+
+
+def judged_of(attack: Bound) -> str:
+    """Whether what it brings back makes a claim; of a chain what its least telling part allows."""
+    levels: list[str] = [part.meta.get("judged", "always") for part in parts_of(attack)]
+    return max(levels, key=JUDGED.index)
 
 
 def wants_helpers(attack: Bound) -> frozenset[str]:
@@ -87,13 +93,14 @@ def tries(
     """
     known, seconds, index = len(subject.lineage), 0.0, 0
     made = attack(subject, data, run)
-    kind = "+".join(part.name for part in parts_of(attack))
+    kind, judged = "+".join(part.name for part in parts_of(attack)), judged_of(attack)
     while True:
         begun = time.perf_counter()
         try:
             changed = next(made, None)
         except DoesNotFit as reason:
-            condition = schema.Condition(_numbered(name, index), "attack", attack=kind, label=describe(attack))
+            told = describe(attack)
+            condition = schema.Condition(_numbered(name, index), "attack", attack=kind, label=told, judged=judged)
             yield Tried(condition, str(reason)), None
             return
         seconds += time.perf_counter() - begun
@@ -103,7 +110,8 @@ def tries(
         cost = replace(sum((event.cost for event in events), Cost()), seconds=round(seconds, 3))
         shown = describe(attack, [event.hyper for event in events])
         condition = schema.Condition(
-            _numbered(name, index), "attack", attack=kind, label=shown, cost=schema.ConditionCost(**asdict(cost))
+            _numbered(name, index), "attack", attack=kind, label=shown, judged=judged,
+            cost=schema.ConditionCost(**asdict(cost)),
         )
         yield Tried(condition), changed
         index += 1

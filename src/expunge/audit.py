@@ -204,7 +204,10 @@ class Audit:
         return residue_maps({name: state.measured for name, state in self.states.items()}, self.data)
 
     def _judged(self) -> tuple[list[schema.Verdict], list[schema.Untested]]:
-        return judge(self._by_condition(), self.data, self.spec.margin)
+        levels = {
+            name: state.condition.judged for name, state in self.states.items() if state.condition.kind == "attack"
+        }
+        return judge(self._by_condition(), self.data, self.spec.margin, levels)
 
     def _by_condition(self) -> dict[str, Scores]:
         return {name: state.scores for name, state in self.states.items() if name not in self.refused}

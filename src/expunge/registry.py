@@ -130,16 +130,24 @@ def metric(
 CHANGES = ("prompt", "decoding", "reading", "weights", "precision")
 
 
-def attack(name: str, *, changes: str, says: str = "", helpers: Iterable[str] = ()) -> Callable[[F], F]:
+JUDGED = ("always", "oracle", "never")
+
+
+def attack(
+    name: str, *, changes: str, says: str = "", helpers: Iterable[str] = (), judged: str = "always"
+) -> Callable[[F], F]:
     """Register an attack: `(subject, data, run, **hyper) -> Iterator[Subject]`.
 
     changes: prompt, decoding, reading (from where in the model an answer is read), weights or precision.
     says: what it does, for people, formatted with its arguments: "{steps} steps of relearning".
     helpers: companions it reads from `subject.helpers` where they could be had: "original".
+    judged: whether what comes back speaks of this model's knowledge: "always"; only beside an "oracle" under the same
+        attack, because it is told the answers; or "never", because it may bring them along itself.
     """
-    if changes not in CHANGES:
-        raise RecipeError(f"attack '{name}'", f"changes={changes!r}", close_to(changes, CHANGES), "Correct it")
-    return register("attack", name, changes=changes, says=says, helpers=frozenset(helpers))
+    for key, value, known in (("changes", changes, CHANGES), ("judged", judged, JUDGED)):
+        if value not in known:
+            raise RecipeError(f"attack '{name}'", f"{key}={value!r}", close_to(value, known), "Correct it")
+    return register("attack", name, changes=changes, says=says, helpers=frozenset(helpers), judged=judged)
 
 
 def scope(name: str) -> Callable[[F], F]:

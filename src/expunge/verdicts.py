@@ -1,8 +1,8 @@
 """From scores to verdicts: each claim is judged by its worst condition, within a margin fixed before measuring.
 
-"forgotten": under every attack the model is equivalent to the oracle under the same attack (without an oracle: its
-forget texts to texts it never saw). "kept": the model is not worse than before by more than the margin. Examples of one
-subject count together.
+"forgotten": the model is equivalent to the oracle, and under every attack it knows no more than the oracle under the
+same attack (without an oracle: of its forget texts than of texts it never saw). What an attack breaks is the attacker's
+loss. "kept": the model is not worse than before by more than the margin. Examples of one subject count together.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Literal
 
 from expunge.measure.tables import NotMeasured
 from expunge.metrics import comparison
@@ -26,19 +27,23 @@ POWER = 0.8  # for which the number of examples is told
 CHANCE = Score(0.5, (0.5, 0.5), unit="AUC")  # members and non-members cannot be told apart
 Scores = Mapping[tuple[str, str], Score]  # of one condition, by (stream, metric)
 Check = tuple[schema.Checked, float | None]  # a comparison and its power
+Way = Literal["both", "less", "more"]
 
 
 def judge(
-    conditions: Mapping[str, Scores], data: Data, margin: float
+    conditions: Mapping[str, Scores], data: Data, margin: float, levels: Mapping[str, str] | None = None
 ) -> tuple[list[schema.Verdict], list[schema.Untested]]:
     """All claims that the scores allow, and those that could not be put, with the reason.
 
     Args:
         conditions: scores by condition: "original", "oracle", "after", "after+ATTACK", "oracle+ATTACK".
         margin: a difference that does not matter, in the unit of the metrics (shares).
+        levels: of the attacks' conditions: judged "always", only beside an "oracle" under the same attack, or "never".
     """
+    left_out = not_judged(conditions, levels or {})
+    conditions = {name: scores for name, scores in conditions.items() if name not in left_out}
     found: list[schema.Verdict] = []
-    unclaimed: list[schema.Untested] = []
+    unclaimed = [schema.Untested(name.partition("+")[2], why) for name, why in left_out.items()]
     for claim, role, metrics, put in (("forgotten", "forget", FORGOTTEN, forgotten), ("kept", "retain", KEPT, kept)):
         streams = [stream.name for stream in data.of_role(role) if stream.follows is None]  # type: ignore[arg-type]
         yardstick = claim == "forgotten" or "original" in conditions or "oracle" in conditions
@@ -59,6 +64,22 @@ def judge(
     return found, unclaimed
 
 
+def not_judged(conditions: Mapping[str, Scores], levels: Mapping[str, str]) -> dict[str, str]:
+    """Attacked conditions that are shown and make no claim, with the reason."""
+    found = {}
+    for name in conditions:
+        if not name.startswith("after+"):
+            continue
+        level, twin = levels.get(name, "always"), twin_of(name) in conditions
+        if level == "never":
+            found[name] = "shown, not judged: what comes back may have been brought along by the attack"
+        elif level == "oracle" and "oracle" not in conditions:
+            found[name] = "shown, not judged: it is told answers; only an oracle under the same attack would tell"
+        elif "oracle" in conditions and not twin:
+            found[name] = "shown, not judged: the oracle could not be attacked alike"
+    return found
+
+
 def _only_with_settings(claim: str, scores: Scores, stream: str, metric: str) -> list[schema.Untested]:
     """A metric that was measured with other settings only: what is judged is fixed before measuring, so it is told."""
     why = f"'{metric}' is judged with its default settings; ask for it without arguments as well"
@@ -70,6 +91,7 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
     """Equivalence to the oracle under the same attack; without an oracle, to text that was never seen."""
     against = "oracle" if "oracle" in conditions else "holdout"
     unseen = next((held.name for held in data.of_role("holdout")), "holdout")
+    signed = conditions["after"][stream, metric].better == "lower"
     mine_of, theirs_of = clusters_of(data.get(stream)), clusters_of(data.get(stream if against == "oracle" else unseen))
     checks: list[Check] = []
     reasons: list[str] = []
@@ -87,11 +109,11 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
             reasons.append(nothing if found is None else mine.reason or found.reason)
             checks.append((schema.Checked(name, verdict="INCONCLUSIVE"), None))
         elif metric == "membership":
-            checks.append(compare_values(name, mine, found, margin))
+            checks.append(compare_values(name, mine, found, margin, more=name != "after"))
         else:
+            way: Way = "more" if signed and name != "after" else "both"
             paired = against == "oracle"
-            checks.append(compare(name, mine, found, margin, paired=paired, clusters=(mine_of, theirs_of)))
-    signed = conditions["after"][stream, metric].better == "lower"
+            checks.append(compare(name, mine, found, margin, paired=paired, way=way, clusters=(mine_of, theirs_of)))
     return worst("forgotten", metric, stream, against, checks, margin, reasons=reasons, signed=signed)
 
 
@@ -104,7 +126,7 @@ def kept(conditions: Mapping[str, Scores], data: Data, stream: str, metric: str,
         reason = other.reason if other else f"the {against} was not measured on it"
         return worst("kept", metric, stream, against, [check], margin, reasons=[reason])
     clusters = clusters_of(data.get(stream))
-    check = compare("after", mine, other, margin, paired=True, only_lower=True, clusters=(clusters, clusters))
+    check = compare("after", mine, other, margin, paired=True, way="less", clusters=(clusters, clusters))
     return worst("kept", metric, stream, against, [check], margin)
 
 
@@ -138,12 +160,12 @@ def changes(conditions: Mapping[str, Scores], data: Data) -> list[schema.Change]
 
 
 def compare(
-    name: str, mine: Score, other: Score, margin: float, *, paired: bool, only_lower: bool = False,
+    name: str, mine: Score, other: Score, margin: float, *, paired: bool, way: Way = "both",
     clusters: tuple[Clusters, Clusters] = ({}, {}),
 ) -> Check:
     """Equivalence of two scores within a margin, from their values per example; the power comes with it.
 
-    only_lower: a difference above the margin is welcome (kept knowledge), one below -margin is not.
+    way: which differences beyond the margin count: "both", "less" (what is kept), "more" (what an attack brings back).
     clusters: groups of the examples of `mine` and of `other`.
     """
     try:
@@ -155,18 +177,29 @@ def compare(
         return schema.Checked(name, verdict="INCONCLUSIVE"), None
     low, high = test.ci90
     outcome: schema.Outcome = OUTCOMES[test.verdict]
-    if only_lower:
+    if way == "less":
         outcome = "PASS" if low > -margin else "FAIL" if high < -margin else "INCONCLUSIVE"
+    elif way == "more":
+        outcome = _no_more(low, high, margin)
     return _checked(name, test, outcome), test.power
 
 
-def compare_values(name: str, mine: Score, other: Score, margin: float) -> Check:
-    """The same for a score that is no mean over examples (an AUC): its error is read from the two 95 % intervals."""
+def _no_more(low: float, high: float, margin: float) -> schema.Outcome:
+    """Of an interval of a difference: whether it is clearly at most, or clearly above, the margin."""
+    return "PASS" if high < margin else "FAIL" if low > margin else "INCONCLUSIVE"
+
+
+def compare_values(name: str, mine: Score, other: Score, margin: float, *, more: bool = False) -> Check:
+    """The same for a score that is no mean over examples (an AUC): its error is read from the two 95 % intervals.
+
+    more: only a difference above the margin counts.
+    """
     if mine.value is None or other.value is None or mine.ci is None or other.ci is None:
         return schema.Checked(name, verdict="INCONCLUSIVE"), None
     widths = [high - low for low, high in (mine.ci, other.ci)]
     test = equivalence_of(mine.value - other.value, math.hypot(*widths) / (2 * 1.96), margin=margin, n=mine.n)
-    return _checked(name, test, OUTCOMES[test.verdict]), test.power
+    outcome = _no_more(*test.ci90, margin) if more else OUTCOMES[test.verdict]
+    return _checked(name, test, outcome), test.power
 
 
 def _checked(name: str, test: Equivalence, outcome: schema.Outcome) -> schema.Checked:
@@ -197,6 +230,8 @@ def _sentence(claim: str, top: schema.Checked, against: str, signed: bool) -> st
         return f"the interval reaches over the margin: {_more(top)}"
     if claim == "kept":
         return "kept within the margin" if top.verdict == "PASS" else "lost more than the margin"
+    if top.verdict == "PASS" and "+" in top.condition and top.difference < 0:
+        return f"knows no more than {_PEOPLE[against]}"
     if top.verdict == "PASS":
         return f"like {_PEOPLE[against].removeprefix('of ')} within the margin"
     if not signed:

@@ -46,6 +46,7 @@ class Condition:
     attack: str | None = None  # registered name(s) of the attack: "relearn"
     label: str = ""  # for people: "After 20 steps of relearning"; the name when empty
     cost: ConditionCost = field(default_factory=ConditionCost)
+    judged: str = "always"  # whether it makes a claim: "always", only beside an "oracle" under the same, "never"
 
     @property
     def shown(self) -> str:
