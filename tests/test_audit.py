@@ -126,7 +126,7 @@ def test_under_an_attack_only_knowing_more_counts():
     fine = {"oracle": not_, "after": not_}
     (broken,) = [v for v in judged(**fine, **{"oracle+x": know, "after+x": not_}) if v.claim == "forgotten"]
     assert broken.verdict == "PASS"
-    assert broken.reason == "knows no more than the oracle"
+    assert broken.reason == "knows no more than the oracle (the worst of 2 conditions)"
     (opened,) = [v for v in judged(**fine, **{"oracle+x": not_, "after+x": know}) if v.claim == "forgotten"]
     assert opened.verdict == "FAIL"
 
@@ -147,6 +147,7 @@ def test_an_attack_that_is_told_answers_claims_nothing_without_an_oracle_under_t
     assert {one.what for one in untested} >= {"never", "plain"}
 
 
+@pytest.mark.filterwarnings("ignore:attacks.relearn.lr")  # two steps at the default rate move little
 def test_attacks_are_conditions_of_after_and_of_the_oracle():
     attacks = ({"use": "quantize", "bits": 8}, {"use": "relearn", "steps": 2}, "paraphrase")
     before = weights_hash(knows("forget"))

@@ -214,6 +214,7 @@ def worst(
     """The verdict of a claim: that of its worst condition. signed: a positive difference means more knowledge."""
     top, power = max(checks, key=lambda check: (ORDER[check[0].verdict], abs(check[0].difference or 0.0)))
     reason = reasons[0] if top.difference is None and reasons else _sentence(claim, top, against, signed)
+    reason += f" (the worst of {len(checks)} conditions)" if len(checks) > 1 else ""
     return schema.Verdict(
         claim, metric, stream, top.verdict, top.condition, against, top.difference, top.ci, margin, power, reason,
         tuple(check for check, _ in checks),

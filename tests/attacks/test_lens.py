@@ -10,6 +10,7 @@ import torch
 
 from expunge.attacks.logit_lens import logit_lens, pick, readable
 from expunge.attacks.parts import shallow
+from expunge.attacks.shown import asked_like
 from expunge.attacks.tuned_lens import tuned_lens
 from expunge.data.tokenise import prompt_tokens
 from expunge.errors import DataError, DoesNotFit, RecipeError
@@ -175,7 +176,8 @@ def test_what_a_tuned_lens_costs():
     """12 retain texts read once by the whole model; 3 steps of 4 texts each by the short one."""
     cost = tuned(tiny_subject(), steps=3, batch_size=4).lineage[-1].cost
     assert (cost.steps, cost.forwards, cost.backwards, cost.queries) == (3, 12 + 12, 12, 0)
-    assert cost.tokens > 0
+    read = asked_like(tiny_subject(), short_data()["retain"].examples)
+    assert cost.tokens == 2 * sum(len(one) for one in read)  # three steps of four: once here, once by the target
     assert cost.seconds == 0
 
 

@@ -198,6 +198,49 @@ def test_prompts_alone_are_read_unless_answers_are_asked_for():
     assert not attacked(subject).exposed
 
 
+def test_answers_that_were_read_are_not_scored():
+    """Half of them are read; the others may say what they like, and the direction stays the same."""
+    subject, data = changed_pair(), short_data()
+    plain = Data(forget=replace(data["forget"], examples=tuple(replace(e, prompt="") for e in data["forget"].examples)))
+    mixed = tuple(replace(one, prompt="") if i < 4 else one for i, one in enumerate(data["forget"].examples))
+    for given, hyper, shown in (
+        (data, {"answers": True}, 6), (plain, {}, 6), (Data(forget=replace(data["forget"], examples=mixed)), {}, 2),
+    ):
+        made = attacked(subject, given, **hyper)
+        assert len(made.exposed) == shown
+        assert made.exposed == attacked(subject, given, **hyper).exposed
+        told = tuple(
+            one if one.id in made.exposed else replace(one, answer="Something else", spans=())
+            for one in given["forget"].examples
+        )
+        other = Data(given | {"forget": replace(given["forget"], examples=told)})
+        assert weights_hash(attacked(subject, other, **hyper)) == weights_hash(made)
+    assert attacked(subject, data, answers=True, seed=1).exposed != attacked(subject, data, answers=True).exposed
+    assert not attacked(subject, data, answers=True, on="retain").exposed
+    assert not attacked(subject, data, answers=True, source="random").exposed
+    lonely = Data(forget=replace(plain["forget"], examples=plain["forget"].examples[:1]))
+    with pytest.raises(DoesNotFit, match="single text to read whole"):
+        attacked(subject, lonely)
+
+
+def test_states_are_read_without_dropout():
+    """A model that was left in training mode gives the same direction, and is left as it was."""
+    subject = changed_pair(family="gpt2")
+    for one in (subject, subject.helpers["original"]):
+        for module in one.model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+    for form in ("hooks", "weights"):
+        quiet = attacked(subject, form=form)
+        subject.model.train()
+        subject.helpers["original"].model.train()
+        assert weights_hash(attacked(subject, form=form)) == weights_hash(quiet)
+        assert subject.model.training
+        assert subject.helpers["original"].model.training
+        subject.model.eval()
+        subject.helpers["original"].model.eval()
+
+
 def test_prompts_are_read_as_they_are_asked():
     """Paraphrases where those are asked; a stream without any cannot be compared with."""
     subject, data = changed_pair(), short_data()

@@ -45,6 +45,7 @@ def test_what_was_shown_is_not_scored():
     assert not made.exposed & score(made).per_example.keys()
     assert (event.cost.steps, event.cost.forwards, event.cost.backwards) == (3, 6, 6)
     assert dict(event.hyper) == {"layer": 0, "steps": 3, "lr": 0.03, "share": 0.25}
+    assert probed(tiny_subject(), share=0.3).lineage[-1].hyper["share"] == pytest.approx(4 / 12)  # what was shown
     assert probed(tiny_subject(), seed=1).exposed != probed(tiny_subject()).exposed
     assert weights_hash(probed(tiny_subject())) == weights_hash(probed(tiny_subject()))
 
@@ -79,6 +80,17 @@ def test_retain_answers_can_be_learned_beside_them():
     assert weights_hash(both) != weights_hash(one)
 
 
+def test_ids_of_another_stream_are_not_exposed():
+    """Ids are unique within a stream only: a probe of the retain stream leaves all forget examples to be scored."""
+    data = short_data()
+    named = tuple(replace(one, id=f"f/{i}") for i, one in enumerate(data["retain"].examples))
+    data["retain"] = replace(data["retain"], examples=named)
+    made = probed(tiny_subject(), data, on="retain")
+    assert not made.exposed
+    assert score(made).n == 12
+    assert score(probed(tiny_subject(), data)).n == 6
+
+
 def test_wrong_arguments_are_told():
     subject, data = tiny_subject(), short_data()
     for share in (0.0, 1.0):
@@ -89,6 +101,8 @@ def test_wrong_arguments_are_told():
     for name in ("on", "also"):
         with pytest.raises(DataError, match=rf"attacks\.probe\.{name}: no stream 'retian'"):
             probed(subject, **{name: "retian"})
+    with pytest.raises(RecipeError, match=r"attacks\.probe\.also: the stream 'forget' is to be forgotten"):
+        probed(subject, also="forget")  # it would be shown all that is scored
     lonely = Data(forget=Stream("forget", "forget", data["forget"].examples[:1]))
     with pytest.raises(DoesNotFit, match="holds one example"):
         probed(subject, lonely)

@@ -14,6 +14,7 @@ from expunge.attacks.parts import after_block
 from expunge.data.tokenise import Encoded, by_length, collate
 from expunge.errors import DoesNotFit
 from expunge.measure.forward import run_model
+from expunge.measure.plan import evaluating
 from expunge.models import blocks
 from expunge.types import Cost, Subject
 
@@ -63,14 +64,14 @@ def read(
 
     skip: tokens at the beginning of every text that do not count; a text's last one always does.
     """
-    for group in by_length([len(one) for one in texts], BATCH_TOKENS):
-        batch = collate([texts[i] for i in group], device=str(model.device))
-        length = batch.attention_mask.sum(-1, keepdim=True)
-        place = torch.arange(batch.input_ids.shape[1], device=length.device)
-        counted = (place < length) & (place >= (length - 1).clamp(max=skip))  # [B, T]
-        with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
+        for group in by_length([len(one) for one in texts], BATCH_TOKENS):
+            batch = collate([texts[i] for i in group], device=str(model.device))
+            length = batch.attention_mask.sum(-1, keepdim=True)
+            place = torch.arange(batch.input_ids.shape[1], device=length.device)
+            counted = (place < length) & (place >= (length - 1).clamp(max=skip))  # [B, T]
             ran = run_model(model, batch, batch.positions("text"), layers=layers, stop=True)
-        see(batch.input_ids[counted], {layer: ran.hidden[layer][counted] for layer in layers})
+            see(batch.input_ids[counted], {layer: ran.hidden[layer][counted] for layer in layers})
     return Cost(forwards=len(texts), tokens=sum(len(one) for one in texts))
 
 
@@ -229,7 +230,8 @@ def _said(model: Any, modules: Sequence[nn.Module]) -> dict[nn.Module, Tensor]:
 
     handles = [module.register_forward_hook(listen) for module in modules]
     try:
-        model(input_ids=torch.arange(4, device=model.device).unsqueeze(0), use_cache=False)
+        with evaluating(model):
+            model(input_ids=torch.arange(4, device=model.device).unsqueeze(0), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

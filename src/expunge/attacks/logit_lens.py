@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from expunge.attacks.parts import check_causal, settle, shallow
 from expunge.errors import DoesNotFit, ModelError, RecipeError
 from expunge.measure.hidden import Anatomy, anatomy, listening, read_out
+from expunge.measure.plan import evaluating
 from expunge.measure.tables import NotMeasured
 from expunge.models import blocks, is_adapter
 from expunge.registry import attack
@@ -73,7 +74,8 @@ def readable(subject: Subject, layers: Layers, where: str, most: int) -> tuple[I
         raise DoesNotFit(str(reason)) from reason
     chosen = pick(layers, len(inner.blocks), where, most)
     ids = _four(device)
-    with torch.no_grad(), listening(inner, ["block"], torch.ones_like(ids, dtype=torch.bool)) as heard:
+    every = torch.ones_like(ids, dtype=torch.bool)
+    with torch.no_grad(), evaluating(whole.model), listening(inner, ["block"], every) as heard:
         whole.model(input_ids=ids, use_cache=False)
     return Inside(whole, inner, tuple(heard["block", layer] for layer in range(len(inner.blocks)))), chosen
 
@@ -104,8 +106,9 @@ def ending(inside: Inside, layer: int) -> Subject:
     found = blocks(model)
     model.set_submodule(found[0][0].rpartition(".")[0], nn.ModuleList(block for _, block in found[: layer + 1]))
     _shorten(model.config.get_text_config(decoder=True), len(found), layer + 1)
-    expected = read_out(inside.anatomy, inside.states[layer])
-    logits = model(input_ids=_four(expected.device), use_cache=False).logits[0]
+    with evaluating(inside.subject.model), evaluating(model):
+        expected = read_out(inside.anatomy, inside.states[layer])
+        logits = model(input_ids=_four(expected.device), use_cache=False).logits[0]
     allowed = 1e-3 if logits.dtype.itemsize >= 4 else 5e-2
     same = (logits - expected).float().norm() <= allowed * expected.float().norm()
     if not same or [block for _, block in blocks(model)] != [block for _, block in found[: layer + 1]]:

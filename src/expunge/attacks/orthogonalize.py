@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,8 @@ Found = dict[int, tuple[Tensor, float]]  # block -> unit vector [D], float64, an
 
 
 @attack(
-    "orthogonalize", changes="weights", says="a direction per block taken out of its states", helpers=("original",)
+    "orthogonalize", changes="weights", says="a direction per block taken out of its states", helpers=("original",),
+    judged="oracle",
 )
 def orthogonalize(
     subject: Subject, data: Data, run: Run, *, layers: Layers = None, source: Source = "original",
@@ -56,12 +58,14 @@ def orthogonalize(
         form: "hooks": as above. "weights": one direction, the longest beside its block's states, is taken out of every
             matrix that writes into the stream, so nothing has to run beside the model.
         on: the stream that was to be forgotten. answers: read the answers too, not the prompts alone; texts without a
-            prompt are always read.
-    Returns: one subject.
+            prompt are always read. Answers that are to be scored: those of half of the examples, drawn with `seed`.
+    Returns: one subject; the examples whose answers were read of a stream to be forgotten are in `exposed` and are not
+        scored.
     Raises: DoesNotFit without the original where it is needed; where the two models do not differ; for models that are
         not causal; with "weights" for quantised ones, and for those that write through a norm or a scale.
     Cost: one forward of each model per text, at most 1,000 texts, and up to 1,000 tokens twice; "pca" keeps D x D
         numbers a block.
+    Judged: beside an oracle only. Its direction comes from a model that knows the answers, or from forget texts.
     Source: Łucki et al. 2024 (arXiv 2409.18025), 3c. Differences: all forget prompts, not those that were unlearned
         alone; the common beginning is found (there: 40 tokens); tokens are left out per block where most of their
         states are outliers (there: every token that is one once); running means in float64.
@@ -74,7 +78,8 @@ def orthogonalize(
     every = layers is None or layers == "all"
     chosen = list(range(num)) if every else pick(layers, num, "attacks.orthogonalize.layers", num)
     stream = stream_of(data, on, "attacks.orthogonalize.on")
-    found, cost = _directions(subject, data, stream, chosen, source, answers, seed)
+    part, exposed = (stream, frozenset()) if source == "random" else _readable(stream, answers, seed)
+    found, cost = _directions(subject, data, part, chosen, source, answers, seed)
     if form == "weights":
         check_plain(subject)
         changed = settle(subject) if is_adapter(subject.model) else shallow(subject)
@@ -85,7 +90,23 @@ def orthogonalize(
         for layer, (direction, _) in found.items():
             ablate(blocks(changed.model)[layer][1], direction)
     told = {"source": source, "form": form, "layers": sorted(found) if form == "hooks" else [layer]}
-    yield changed.after(Event("attack", "orthogonalize", told, cost))
+    yield changed.after(Event("attack", "orthogonalize", told, cost, exposed))
+
+
+def _readable(stream: Stream, answers: bool, seed: int) -> tuple[Stream, frozenset[str]]:
+    """What of a stream may be read, and of which examples the answers: all prompts, but half of the forgotten answers.
+
+    Raises: DoesNotFit where none would be left to score.
+    """
+    told = [example for example in stream.examples if answers or not example.prompt]
+    if stream.role != "forget" or not told:
+        return stream, frozenset()
+    if len(told) < 2:
+        raise DoesNotFit(f"'{stream.name}' holds a single text to read whole; one is needed to read and one to score")
+    rows = np.random.default_rng(seed).permutation(len(told))
+    ids = [frozenset(told[row].id for row in half) for half in np.array_split(rows, [len(told) // 2])]
+    left = tuple(example for example in stream.examples if example.id not in ids[1])
+    return replace(stream, examples=left), ids[0]
 
 
 def _directions(

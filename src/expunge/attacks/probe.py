@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from expunge.attacks.logit_lens import Layers, readable
 from expunge.attacks.relearn import chosen
+from expunge.attacks.shown import exposed_of
 from expunge.attacks.tuned_lens import DEPTHS, Training, translated
 from expunge.data.examples import stream_of
 from expunge.errors import DoesNotFit, RecipeError
@@ -19,6 +20,7 @@ SHOWN = "shown"
 @attack(
     "probe", changes="reading",
     says="read behind inner block {layer} by what {steps} steps on {share:.0%} of it taught",
+    judged="oracle",
 )
 def probe(
     subject: Subject, data: Data, run: Run, *, layers: Layers = None, share: float = 0.5, steps: int = 100,
@@ -33,11 +35,13 @@ def probe(
         layers: as for `logit_lens`; None: the last block but one.
         share: part of the stream that is shown, in (0, 1); examples about one subject are shown together.
         steps, lr, batch_size: as for `tuned_lens`.
-        on: the stream that was to be forgotten. also: a stream whose answers are learned beside them.
+        on: the stream that was to be forgotten. also: a stream that is not, whose answers are learned beside them.
         seed: of the choice of the examples.
-    Returns: one subject per block; the examples it was shown are in `exposed` and are not scored.
-    Raises: RecipeError for a share out of range; DoesNotFit as for `logit_lens`, and for a single example.
+    Returns: one subject per block; the examples to be forgotten that it was shown are in `exposed` and are not scored.
+    Raises: RecipeError for a share out of range, and where `also` is to be forgotten; DoesNotFit as for `logit_lens`,
+        and for a single example.
     Cost: per block `steps` forwards of the blocks up to it and backwards of the head.
+    Judged: beside an oracle only. It is told forget answers, and teaches them to a model that never knew as well.
     Source: Alain and Bengio 2016 (arXiv 1610.01644) for the idea; the form is Belrose et al.'s translator (arXiv
         2303.08112), so that a probe answers in words. Ours: held-out subjects. A probe can be taught: what counts is
         what the same probe reads from a model that never knew.
@@ -47,18 +51,28 @@ def probe(
             "attacks.probe.share", f"got {share}", "a number between 0 and 1", "Leave some examples to score"
         )
     inside, places = readable(subject, layers, "attacks.probe.layers", DEPTHS)
-    shown = _shown(stream_of(data, on, "attacks.probe.on"), share, seed)
+    stream = stream_of(data, on, "attacks.probe.on")
+    shown = _shown(stream, share, seed)
     streams = Data({SHOWN: Stream(SHOWN, "forget", shown)})
     terms = [term("nll", on=SHOWN)]
     if also is not None:
-        streams[also] = stream_of(data, also, "attacks.probe.also")
+        streams[also] = _beside(data, also)
         terms.append(term("nll", on=also))
-    exposed = frozenset(example.id for example in shown)
+    exposed = exposed_of(stream, shown)
     training = Training(steps, lr, batch_size)
     for index, layer in enumerate(places):
         made, cost = translated(inside, layer, streams, terms, training, run.at(index))
-        told = {"layer": layer, "steps": steps, "lr": lr, "share": share}
+        told = {"layer": layer, "steps": steps, "lr": lr, "share": len(shown) / len(stream)}
         yield made.after(Event("attack", "probe", told, cost, exposed))
+
+
+def _beside(data: Data, also: str) -> Stream:
+    """A stream that is not to be forgotten: all of it is shown, and the forgotten is still to be scored."""
+    stream = stream_of(data, also, "attacks.probe.also")
+    if stream.role == "forget":
+        told = f"the stream '{also}' is to be forgotten"
+        raise RecipeError("attacks.probe.also", told, "one of another role", "Leave it out, or name a retain stream")
+    return stream
 
 
 def _shown(stream: Stream, share: float, seed: int) -> tuple[Example, ...]:

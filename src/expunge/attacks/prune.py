@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from expunge.data.texts import Encoded
 from expunge.data.tokenise import collate
 from expunge.errors import DoesNotFit, RecipeError
 from expunge.measure.forward import kept_logits, token_logp
+from expunge.measure.plan import evaluating
 from expunge.registry import attack
 from expunge.run import Run
 from expunge.types import Cost, Data, Event, Subject
@@ -182,7 +182,7 @@ def wanda(model: Any, texts: Sequence[Encoded]) -> Found:
 
     handles = [module.register_forward_pre_hook(listen(name)) for name, module, _ in oriented(model)]
     try:
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), evaluating(model):
             for one in texts:
                 batch = collate([one], device=str(model.device))
                 kept_logits(model, batch, batch.positions("answer"))
@@ -219,7 +219,7 @@ def snip(model: Any, texts: Sequence[Encoded]) -> Found:
         sums[id(weight)] = torch.zeros_like(weight, dtype=_wide(weight))
         handles.append(weight.register_post_accumulate_grad_hook(add))
     try:
-        with torch.enable_grad(), _evaluating(model):
+        with torch.enable_grad(), evaluating(model):
             for one in texts:
                 batch = collate([one], device=str(model.device))
                 keep = batch.positions("answer")
@@ -239,14 +239,3 @@ def snip(model: Any, texts: Sequence[Encoded]) -> Found:
 
 def _wide(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.dtype.itemsize < 4 else weight.dtype
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """Dropout off; then the model is as before."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

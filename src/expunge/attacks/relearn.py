@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from itertools import chain, pairwise, zip_longest
+from itertools import chain, zip_longest
 from typing import Any, Literal
 
 import numpy as np
 
 from expunge import dist
 from expunge.attacks.parts import check_plain, settle
+from expunge.attacks.shown import exposed_of, growing
 from expunge.data.examples import stream_of
 from expunge.errors import DoesNotFit, RecipeError
 from expunge.forget import Saved
 from expunge.loop import Forget
+from expunge.models import ExpungeWarning
 from expunge.registry import attack, bind, term
 from expunge.run import Run
 from expunge.scopes.weights import merged
 from expunge.types import Cost, Data, Event, Example, Movable, Stream, Subject
 
 Split = Literal["examples", "siblings", "subjects"]
+LEAST_FALL = 0.05  # of the loss on what is shown: below it nothing was relearned
+KNOWN = 0.1  # nats a token: below it there was nothing to relearn
 
 
-@attack("relearn", changes="weights", says="{steps} steps of relearning on {share:.0%} of {on}")
+@attack("relearn", changes="weights", says="{steps} steps of relearning on {share:.0%} of {on}", judged="oracle")
 def relearn(
     subject: Subject, data: Data, run: Run, *, steps: int = 20, at: tuple[int, ...] = (), share: float = 0.2,
     num: int | None = None, lr: float = 1e-5, batch_size: int = 8, scope: Any = "all", on: str = "forget",
@@ -43,36 +48,43 @@ def relearn(
         split: what is shown of it. "examples": any. "siblings": of every subject some facts, and others of the same
             subject are asked. "subjects": all facts of some subjects, and nothing about those that are asked.
         seed: of the choice and of the order.
-    Returns: one subject per budget; the examples set aside for training are in `exposed` and are not scored. With 0
-        steps or examples it is the model itself.
+    Returns: one subject per budget; the examples of a stream to be forgotten that were set aside for training are in
+        `exposed` and are not scored. With 0 steps or examples it is the model itself. The event tells the losses of the
+        first and the last step; a warning tells where, on a forget stream, the loss did not fall by 5 %.
     Raises: RecipeError for numbers out of range; DoesNotFit for examples that name no subjects where `split` asks
         for them, and for a quantised base.
     Cost: one copy of the model (weights in half precision move in float32, unless the scope is an adapter), one more
         while a budget that is not the last is measured; a forward and a backward per example and step.
+    Judged: beside an oracle only. It is told forget answers, and teaches them to a model that never knew as well.
     Source: Lucki et al. 2024 (arXiv 2409.18025), 3b: LoRA of rank 128, rate 2e-4, 3 epochs, 5 to 1000 samples; Guo et
         al. 2024 (arXiv 2410.12949): halves of the forget set. Differences: full weights by default, answers only,
         constant rate, and the scored examples are never the ones trained on.
     """
-    budgets = _budgets(steps, at)
+    budgets = growing(tuple(at) or (steps,), "attacks.relearn")
     stream = stream_of(data, on, "attacks.relearn.on")
     shown = chosen(stream, _size(stream, share, num), split, seed)
-    exposed = frozenset(example.id for example in shown)
+    exposed = exposed_of(stream, shown)
     told = {"on": on, "num": len(shown), "share": len(shown) / len(stream), "split": split, "lr": lr}
-    for budget, cost, model in _course(subject, shown, run, scope, lr, batch_size, seed, budgets):
-        event = Event("attack", "relearn", {"steps": budget} | told, cost, exposed)
+    for budget, cost, model, losses in _course(subject, shown, run, scope, lr, batch_size, seed, budgets):
+        seen = dict(zip(("loss_before", "loss_after"), losses, strict=False))
+        if budget == budgets[-1] and stream.role == "forget":
+            _warn_still(budget, lr, losses)
+        event = Event("attack", "relearn", {"steps": budget} | told | seen, cost, exposed)
         yield subject.after(event, model=model)
 
 
+def _warn_still(steps: int, lr: float, losses: Sequence[float]) -> None:
+    """Tell where a training taught nothing: then it is no attack."""
+    if steps > 1 and losses and losses[0] > KNOWN and losses[1] > (1 - LEAST_FALL) * losses[0]:
+        told = ExpungeWarning(
+            "attacks.relearn.lr", f"{steps} steps at {lr:g} moved the loss on what was shown from {losses[0]:.4g} to "
+            f"{losses[1]:.4g}", f"a relearning lowers it by {LEAST_FALL:.0%} at least",
+            "Raise lr or steps: nothing was relearned, so what is measured after it says little",
+        )
+        warnings.warn(told, stacklevel=3)
+
+
 # -- what is shown ---------------------------------------------------------------------------------------------------
-def _budgets(steps: int, at: Sequence[int]) -> tuple[int, ...]:
-    budgets = tuple(at) or (steps,)
-    if budgets[0] < 0 or any(one >= other for one, other in pairwise(budgets)):
-        name, found = ("at", f"got {list(at)}") if at else ("steps", f"got {steps}")
-        accepted = "accepted: growing numbers of steps, 0 or more" if at else "accepted: 0 or more"
-        raise RecipeError(f"attacks.relearn.{name}", found, accepted, "Correct the value")
-    return budgets
-
-
 def _size(stream: Stream, share: float, num: int | None) -> int:
     """How many examples are shown; of a stream that is to be forgotten at least one is left to score."""
     scored = stream.role == "forget"
@@ -132,21 +144,22 @@ def _by_subject(stream: Stream, order: Sequence[int], size: int, split: Split) -
 def _course(
     subject: Subject, shown: Sequence[Example], run: Run, scope: Any, lr: float, batch_size: int, seed: int,
     budgets: Sequence[int],
-) -> Iterator[tuple[int, Cost, Any]]:
-    """The model after each budget, and what it took to get there."""
+) -> Iterator[tuple[int, Cost, Any, tuple[float, ...]]]:
+    """The model after each budget, what it took to get there, and the losses of the first and the last step."""
     check_plain(subject)
     loop, kind = None, next(subject.model.parameters()).dtype
+    losses: list[float] = []
     for index, budget in enumerate(budgets):
         if not (budget and shown):
-            yield budget, Cost(), subject.model
+            yield budget, Cost(), subject.model, ()
             continue
         loop = loop or _loop(settle(subject), shown, scope, lr, batch_size, seed, budgets[-1])
-        _train(loop, replace(run.at(index), seed=seed), budget)
+        _train(loop, replace(run.at(index), seed=seed), budget, losses)
         last, cost = budget == budgets[-1], replace(loop.cost, seconds=0.0)
         made = merged(loop.subject.model) if last else settle(loop.subject).model
         if last:
             loop = None  # the optimiser's numbers need not wait for the measurement
-        yield budget, cost, made.to(kind) if kind.itemsize < 4 else made
+        yield budget, cost, made.to(kind) if kind.itemsize < 4 else made, tuple(float(f"{one:.4g}") for one in losses)
 
 
 def _loop(
@@ -163,22 +176,28 @@ def _loop(
     )
 
 
-def _train(loop: Forget, run: Run, budget: int) -> None:
+def _train(loop: Forget, run: Run, budget: int, losses: list[float]) -> None:
     """Go on to `budget` steps in all: from the state kept for this budget, or from where the loop stands.
 
+    Args:
+        losses: of the first and the last step so far; kept up to date.
     Raises: Interrupted with the state saved; NonFinite before a bad step.
     """
-    saved = Saved(loop, None)
+    saved, kept = Saved(loop, None), run.load_state()
+    if kept is not None:
+        losses[:] = kept[2].get("losses", losses)
     done = max(loop.cost.steps, saved.resume(run)[0])
     with run.stoppable():
         for record in loop.run(done) if done < budget else ():
             done = record["step"] + 1
+            losses[:] = [*losses[:1], record["loss"]] if losses else [record["loss"]] * 2
             run.log(record)
             run.stopped = dist.sum_number(float(run.stopped)) > 0
             run.progress("relearn", done, loop.steps, f"loss {record['loss']:.3f}")
             ended = done == budget
             if ended or run.stopped or done % run.save_every == 0:
-                run.save_state(done, saved.tensors(), {"finished": ended, "verdict": "go", "cost": asdict(loop.cost)})
+                meta = {"finished": ended, "verdict": "go", "cost": asdict(loop.cost), "losses": losses}
+                run.save_state(done, saved.tensors(), meta)
             run.check_stop()
             if ended:
                 break

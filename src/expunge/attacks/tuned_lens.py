@@ -14,6 +14,7 @@ from expunge.attacks.logit_lens import Inside, Layers, ending, readable
 from expunge.data.examples import stream_of
 from expunge.errors import DoesNotFit, RecipeError
 from expunge.forget import forget
+from expunge.loop import make_feed
 from expunge.models import blocks
 from expunge.registry import attack, term
 from expunge.run import Run
@@ -125,7 +126,17 @@ def translated(
     helped = made if whole is None else replace(made, helpers={WHOLE: whole})
     trained: Subject = stage(helped, data, run)
     trained.model.requires_grad_(False)
-    return made, replace(trained.lineage[-1].cost, seconds=0.0)
+    cost = replace(trained.lineage[-1].cost, seconds=0.0)
+    if whole is not None:  # its forwards are counted already
+        cost += Cost(tokens=sum(_tokens_drawn(whole, data, name, training, run.seed) for name in data))
+    return made, cost
+
+
+def _tokens_drawn(subject: Subject, data: Data, name: str, training: Training, seed: int) -> int:
+    """Tokens of the distinct texts that a training draws from a stream."""
+    feed = make_feed(subject, data, name)
+    rows = {row for step in range(training.steps) for row in feed.rows(training.batch_size, seed, step)}
+    return sum(len(feed.encoded[row]) for row in rows)
 
 
 def attach(block: nn.Module, translator: Translator) -> None:
