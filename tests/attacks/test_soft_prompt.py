@@ -120,13 +120,27 @@ def test_what_is_shown_is_learned_and_not_scored():
     assert weights_hash(first) != weights_hash(last)
     (other,) = attack(steps=2, seed=1)(subject, data, Run())
     assert other.exposed != last.exposed
+    same = tuple(replace(b, id=a.id) for a, b in zip(data["forget"].examples, data["retain"].examples, strict=True))
+    mixed = Data({**data, "retain": replace(data["retain"], examples=same)})
+    (kept,) = attack(steps=1, on="retain")(subject, mixed, Run())
+    assert not kept.exposed  # ids are unique within a stream only
+
+
+def test_what_was_said_before_a_question_is_still_said_before_it():
+    subject, data = tiny_subject(), tiny_data()
+    turns = {data["forget"].examples[0].prompt: (("One?", "Uno."),)}
+    told = replace(subject, wrapper=replace(subject.wrapper, turns=turns))
+    (made,) = attack(steps=0, length=2)(told, data, Run())
+    first, second = asked_like(made, data["forget"].examples[:2])
+    assert "Uno." in made.tokenizer.decode(first.tokens)
+    assert "Uno." not in made.tokenizer.decode(second.tokens)
 
 
 def test_attacks_go_on_from_it():
     """A second soft prompt, relearning and rounding each work on what it left."""
     subject, data = tiny_subject(), tiny_data()
     soft = {"use": "soft_prompt", "steps": 2, "length": 2}
-    for then in (soft, {"use": "relearn", "steps": 2}, {"use": "quantize", "bits": 8}):
+    for then in (soft, {"use": "relearn", "steps": 2, "lr": 1e-2}, {"use": "quantize", "bits": 8}):
         (changed,) = bind("attack", {"use": "chain", "attacks": [soft, then]})(subject, data, Run())
         assert len(changed.lineage) == 2
         assert torch.isfinite(torch.tensor(loss_of(changed, data["forget"].examples)))

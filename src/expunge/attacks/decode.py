@@ -42,7 +42,7 @@ def sampling(
     Returns: one subject that answers like that.
     Raises: RecipeError for values out of range; DoesNotFit for models and data that ask for no text, and where an
         attack before this one has already said how answers are drawn.
-    Cost: `num` queries a question; no training. Measuring it costs as many generations.
+    Cost: `num` queries a question, each an answer drawn; no training. Measuring it costs as many generations.
     Source: Reisizadeh et al. 2025 (arXiv 2511.04934), leak@k: one greedy answer hides what many show. Difference: the
         closest answer counts for every metric, instead of an expectation over choices of k.
     """
@@ -91,7 +91,7 @@ def beam(subject: Subject, data: Data, run: Run, *, beams: int = 8) -> Iterator[
         beams: beginnings kept, >= 2.
     Returns: one subject that answers like that.
     Raises: RecipeError for less than 2 beams; DoesNotFit as `sampling`, and where another model guides the answers.
-    Cost: one query a question, `beams` sequences each.
+    Cost: one query a question, for one answer, however many sequences it is chosen from.
     Source: beam search as in transformers, without its reward for length: the sum decides, and short answers are
         likely ones. Not from a paper on unlearning.
     """
@@ -106,7 +106,7 @@ def beam(subject: Subject, data: Data, run: Run, *, beams: int = 8) -> Iterator[
 
 
 @attack(
-    "contrastive", changes="decoding", helpers=(ORIGINAL,),
+    "contrastive", changes="decoding", helpers=(ORIGINAL,), judged="oracle",
     says="answers steered to what the model before the removal says more strongly, {guidance:g} times",
 )
 def contrastive(subject: Subject, data: Data, run: Run, *, guidance: float = 1.0) -> Iterator[Subject]:
@@ -122,7 +122,8 @@ def contrastive(subject: Subject, data: Data, run: Run, *, guidance: float = 1.0
         even a model that never saw the data marks by contrast what it lacks. Only more than the oracle's is.
     Raises: RecipeError for a negative weight; DoesNotFit where the model before the removal is not there, cuts texts
         into other tokens, or keeps no keys and values, and for models that are not causal.
-    Cost: one query a question of each of two models.
+    Cost: one query a question of each of two models: an answer of the one takes a reading of both.
+    Judged: beside an oracle only. The answers are steered by the model that knows them.
     Source: Wu et al. 2025 (arXiv 2505.24379) with their released settings: w = 1 and tokens within 5 nats of the
         guide's best, greedily. Difference: they give half of a text away and continue it; here the question alone is.
     """

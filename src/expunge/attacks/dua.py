@@ -9,27 +9,26 @@ from typing import Any, Literal
 
 import torch
 
-from expunge.attacks.shown import Generalisation, growing, lesson, questions_of
+from expunge.attacks.shown import Generalisation, exposed_of, growing, lesson, questions_of
 from expunge.attacks.suffix.problem import Problem, Put, problems_of, putting
 from expunge.attacks.suffix.propose import allowed_tokens, survivors, swaps
-from expunge.attacks.suffix.search import Settings, Step, search
+from expunge.attacks.suffix.search import Settings, milestones
 from expunge.data.examples import stream_of
 from expunge.errors import DoesNotFit, RecipeError
 from expunge.registry import attack, bind
 from expunge.run import Run
-from expunge.types import Cost, Data, Event, Subject, Wrapper
+from expunge.types import Cost, Data, Event, Stream, Subject, Wrapper
 
 Practicality = Literal["unlearned", "original"]
 TRIED = 64  # random strings drawn until one is read back as it was drawn
 
 
 @attack(
-    "dua", changes="prompt", helpers=("original",),
-    says="{generalisation}: {steps} steps of search for a suffix of {length} tokens on the {practicality} model",
+    "dua", changes="prompt", helpers=("original",), judged="oracle", says="words added to every question {what}",
 )
 def dua(
     subject: Subject, data: Data, run: Run, *, practicality: Practicality = "unlearned",
-    generalisation: Generalisation = "within query", static: int = 0, length: int = 20, steps: int = 100,
+    generalisation: Generalisation = "cross query", static: int = 0, length: int = 20, steps: int = 100,
     width: int = 128, pairs: int = 8, at: tuple[int, ...] = (), on: str = "forget", seed: int = 0,
 ) -> Iterator[Subject]:
     """Search one suffix under which a model says the forgotten answers, and put it behind every question.
@@ -39,10 +38,13 @@ def dua(
     Args:
         practicality: the model that is searched on: "unlearned", the one under attack, or "original", the one before
             the removal, whose suffix is carried over: then nobody needs the weights of the unlearned one.
-        generalisation: "within query": found on the very questions that are scored. "cross query": on other wordings of
-            them, or, where the examples hold none, on about half of the questions of each subject. "cross target": on
-            questions about half of the subjects; the others are scored.
+        generalisation: "cross query": found on other wordings of the questions that are scored, or, where the examples
+            hold none, on about half of the questions of each subject. "cross target": on questions about half of the
+            subjects; the others are scored. "within query": on the very questions that are scored, `pairs` of them at
+            most. Even if none of n differs from the oracle's, 3/n of a difference may be unseen: within a margin of
+            0.1 a verdict needs `pairs` above 30 (and more where they differ); with fewer it cannot be PASS.
         static: so many forms of `jailbreak` come first, which nobody searched for: those that fit, in their order.
+            0: none, although the paper's static attack is nothing else.
         length: tokens of the suffix, 1 or more. steps: of the search. width: candidates a step.
         pairs: questions it is found on at most; "within query", only those are scored.
         at: growing numbers of steps after which the best string is measured, in place of `steps`; 0: "x x x ...".
@@ -51,31 +53,45 @@ def dua(
         same examples are scored under each.
     Raises: DoesNotFit for models that are not causal, data without such questions, and for "original" where the model
         before the removal was not given.
-    Cost: per step at most `pairs` forwards and backwards and `pairs` x `width` queries.
-    Source: Yuan et al. 2024 (arXiv 2408.10682), 3.1; GCG of Zou et al. 2023 (arXiv 2307.15043). Differences: "cross
-        target" takes other subjects erased from the same model, not other models; no question that was learned from is
-        scored but "within query"; a random string of equal length is always tried beside it.
+    Cost: per step at most `pairs` forwards and backwards and `pairs` x `width` queries. Queries of a search are strings
+        tried times questions they are tried on, put to the model that is searched on; those of a written form or the
+        random string are the questions scored. Asking those with the string found is not counted again.
+    Judged: beside an oracle only. The search is told the answers, and may spell them to a model that never knew.
+    Source: Yuan et al. 2024 (arXiv 2408.10682), 3.1; GCG of Zou et al. 2023 (arXiv 2307.15043). Differences: the paper
+        sums log p over the tokens of an answer, here it is their mean, so that long answers do not outweigh short
+        ones; "cross target" takes other subjects erased from the same model, not other models; no question that was
+        learned from is scored but "within query"; a random string of equal length is always tried beside it; the
+        written forms are off unless asked for.
     """
     budgets = _checked(static, length, pairs, tuple(at) or (steps,))
     stream = stream_of(data, on, "attacks.dua.on")
     told = lesson(subject, stream, generalisation, pairs, seed)
     problems = problems_of(_searched(subject, practicality), told.examples, length=length)
     if generalisation == "within query":  # a question that cannot hold the string was not searched on
-        told = replace(told, exposed=told.exposed | {one.id for one in told.examples} - {one.id for one in problems})
-    asked = {one.id for one in questions_of(subject, stream)} - told.exposed - subject.exposed
+        held = {one.id for one in problems}
+        left_out = exposed_of(stream, (one for one in told.examples if one.id not in held))
+        told = replace(told, exposed=told.exposed | left_out)
     length = len(problems[0].start)
     known = {"practicality": practicality, "generalisation": generalisation, "length": length, "steps": 0}
 
-    def changed(wrapper: Wrapper, cost: Cost, **hyper: Any) -> Subject:
-        return subject.after(Event("attack", "dua", known | hyper, cost, told.exposed), wrapper=wrapper)
+    def changed(wrapper: Wrapper, cost: Cost, what: str, **hyper: Any) -> Subject:
+        said = known | hyper | {"what": f"({what})"}
+        return subject.after(Event("attack", "dua", said, cost, told.exposed), wrapper=wrapper)
 
-    once = Cost(queries=len(asked))
+    once = Cost(queries=_scored(subject, stream, told.exposed))
     for form in _written(subject, data, on, static, seed, run):
-        yield changed(form.wrapper, once, generalisation=f"written form {form.lineage[-1].hyper['forms']}", length=0)
-    yield changed(putting(subject.wrapper, random_string(problems, seed)), once, generalisation="random string")
+        yield changed(form.wrapper, once, f"the written form {form.lineage[-1].hyper['forms']}", length=0)
+    yield changed(putting(subject.wrapper, random_string(problems, seed)), once, f"a random string of {length} tokens")
     settings = Settings(steps=budgets[-1], width=width, early_stop=False, seed=seed)
-    for found in _milestones(problems, settings, budgets, run):
-        yield changed(putting(subject.wrapper, Put(found.text)), found.cost, steps=found.number)
+    for found in milestones(problems, settings, budgets, run.at(0)):
+        what = f"{generalisation}: {length} tokens searched for in {found.number} steps on the {practicality} model"
+        yield changed(putting(subject.wrapper, Put(found.text)), found.cost, what, steps=found.number)
+
+
+def _scored(subject: Subject, stream: Stream, exposed: frozenset[str]) -> int:
+    """How many questions of the stream are scored."""
+    asked = questions_of(subject, stream)
+    return len(asked) - len(exposed_of(stream, asked) & (exposed | subject.exposed))
 
 
 def _checked(static: int, length: int, pairs: int, budgets: tuple[int, ...]) -> tuple[int, ...]:
@@ -124,21 +140,7 @@ def random_string(problems: Sequence[Problem], seed: int) -> Put:
     def draw(_: int) -> torch.Tensor:
         return swaps(start, every, allowed, TRIED, num_replace=len(start), random=1.0, rng=rng)
 
-    first = draw(0)[0].tolist()
     assert one.frame is not None
     found = survivors(draw, one.frame.survive, start, TRIED).tolist()
-    return one.put(next((ids for ids in found if all(each.exact(ids) for each in problems)), first))
-
-
-def _milestones(problems: Sequence[Problem], settings: Settings, budgets: Sequence[int], run: Run) -> Iterator[Step]:
-    """The best string after each number of steps; as many as there are budgets, also where the search ends early."""
-    left, last = list(budgets), None
-    for last in search(problems, settings, run.at(0)):
-        while left and last.number >= left[0]:
-            left.pop(0)
-            yield last
-        if not left:
-            return
-    assert last is not None
-    for _ in left:
-        yield last
+    exact = [ids for ids in found if all(each.exact(ids) for each in problems)]
+    return one.put(exact[0] if exact else draw(0)[0].tolist())

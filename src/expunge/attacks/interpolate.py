@@ -16,7 +16,7 @@ from expunge.types import Cost, Data, Event, Subject
 
 @attack(
     "interpolate", changes="weights", says="{amounts} of the way back to the original weights",
-    helpers=("original",),
+    helpers=("original",), judged="never",
 )
 def interpolate(
     subject: Subject, data: Data, run: Run, *, amounts: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -30,7 +30,10 @@ def interpolate(
             and beyond it nothing of the removal is left to test; below 0 it goes further away from the original.
     Returns: one subject per amount.
     Raises: RecipeError for an amount of 1 or more; DoesNotFit where the original is not at hand or has other weights.
-    Cost: one copy of the weights per amount, and the difference of the two models in float32; no forward.
+    Cost: one copy of the weights per amount, and the difference of the two models in float32; no forward, no queries.
+    Judged: never. What is mixed in knows the answers and may bring them along: of two models that never saw the data
+        and differ in their first weights alone, one can come out of it knowing more. It shows its curve, and makes no
+        claim.
     Source: ours, after the interpolation of weights of Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903). An attacker
         who has the original needs no attack: what this shows is how near to it the model has stayed.
     """

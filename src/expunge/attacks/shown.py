@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from expunge.attacks.relearn import Split, chosen
 from expunge.data.texts import Encoded, Text, asked_of, texts_of
 from expunge.data.tokenise import encode
 from expunge.errors import DataError, DoesNotFit, RecipeError
 from expunge.models import context_length
 from expunge.types import Data, Example, Stream, Subject
+
+if TYPE_CHECKING:
+    from expunge.attacks.relearn import Split
 
 Generalisation = Literal["within query", "cross query", "cross target"]
 
@@ -40,11 +42,22 @@ def part_of(subject: Subject, stream: Stream, share: float, seed: int, where: st
     subjects = {one.subject for one in questions}
     size = min(max(1, round(share * len(questions))), len(questions) - 1)
     split: Split = "subjects" if None not in subjects and len(subjects) > 1 else "examples"
-    return chosen(_as_stream(questions), size, split, seed)
+    return _chosen(questions, size, split, seed)
 
 
-def _as_stream(questions: Sequence[Example]) -> Stream:
-    return Stream("forget", "forget", tuple(questions))
+def exposed_of(stream: Stream, examples: Iterable[Example]) -> frozenset[str]:
+    """The ids that must not be scored after these examples of a stream were shown.
+
+    Ids are unique within a stream only, and they are looked up among what is to be forgotten: an id of another stream
+    would drop an example there that nobody has shown.
+    """
+    return frozenset(one.id for one in examples) if stream.role == "forget" else frozenset()
+
+
+def _chosen(questions: Sequence[Example], size: int, split: Split, seed: int) -> tuple[Example, ...]:
+    from expunge.attacks.relearn import chosen  # that module reads this one
+
+    return chosen(Stream("forget", "forget", tuple(questions)), size, split, seed)
 
 
 def lesson(subject: Subject, stream: Stream, generalisation: Generalisation, most: int, seed: int) -> Lesson:
@@ -59,24 +72,25 @@ def lesson(subject: Subject, stream: Stream, generalisation: Generalisation, mos
         most: questions to learn from; more are drawn from with `seed`.
     Raises: DoesNotFit where the examples hold nothing of the kind.
     """
-    questions = [one for one in questions_of(subject, stream) if one.id not in subject.exposed]
+    known = subject.exposed if stream.role == "forget" else frozenset()
+    questions = [one for one in questions_of(subject, stream) if one.id not in known]
     if not questions:
         raise DoesNotFit(f"stream '{stream.name}' holds no question that is still to be scored")
     if generalisation == "within query":
         shown = _some(questions, most, seed)
-        return Lesson(_as_asked(subject, shown), frozenset(one.id for one in questions) - {one.id for one in shown})
+        return Lesson(_as_asked(subject, shown), exposed_of(stream, questions) - exposed_of(stream, shown))
     if generalisation == "cross query":
         reworded = [replace(one, prompt=words[0]) for one in questions if (words := _other_words(subject, one))]
         if reworded:
             return Lesson(_some(reworded, most, seed))
     split: Split = "siblings" if generalisation == "cross query" else "subjects"
-    apart = chosen(_as_stream(questions), len(questions) // 2, split, seed)
-    return Lesson(_as_asked(subject, _some(apart, most, seed)), frozenset(one.id for one in apart))
+    apart = _chosen(questions, len(questions) // 2, split, seed)
+    return Lesson(_as_asked(subject, _some(apart, most, seed)), exposed_of(stream, apart))
 
 
 def _some(questions: Sequence[Example], most: int, seed: int) -> tuple[Example, ...]:
     """As many of them as allowed, drawn evenly, in their order."""
-    return chosen(_as_stream(questions), most, "examples", seed)
+    return _chosen(questions, most, "examples", seed)
 
 
 def _asked(subject: Subject, example: Example) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.attacks.parts import shallow
-from expunge.attacks.shown import asked_like, growing, part_of
+from expunge.attacks.shown import asked_like, exposed_of, growing, part_of
 from expunge.attacks.suffix.problem import Place, Put, putting
 from expunge.data.examples import stream_of
 from expunge.data.tokenise import Encoded, collate
@@ -77,7 +77,8 @@ def new_vectors(subject: Subject, length: int) -> Vectors:
 
 
 @attack(
-    "soft_prompt", changes="weights", says="{length} vectors at every question, trained {steps} steps on {share:.0%}"
+    "soft_prompt", changes="weights", judged="oracle",
+    says="{length} vectors at every question, trained {steps} steps on {share:.0%}",
 )
 def soft_prompt(
     subject: Subject, data: Data, run: Run, *, length: int = 8, steps: int = 100, lr: float = 0.1, share: float = 0.5,
@@ -94,17 +95,21 @@ def soft_prompt(
         length: vectors, 1 or more; they start as those of tokens drawn at random.
         steps: of Adam. lr: its step as a share of the typical entry (root mean square) of an embedding vector.
         share: part of the stream the vectors are trained on, in (0, 1).
-        place: "suffix" (behind the question), "prefix" or "infix".
+        place: "suffix" (behind the question, before a cue such as "Answer:" that ends it), "prefix" or "infix".
         at: growing numbers of steps after which the model is measured, in place of `steps`; 0: nothing trained.
         batch_size: questions of a step. on: the stream to take them from. seed: of part, start and batches.
-    Returns: one subject per budget; the questions trained on are in `exposed` and are not scored.
+    Returns: one subject per budget; the questions trained on that are to be forgotten are in `exposed` and are not
+        scored.
     Raises: DoesNotFit where no question can be shown and another scored, or the embedding is no plain table.
-    Cost: per step one forward and one backward of `batch_size` questions; a copy of the embedding.
+    Cost: per step one forward and one backward of `batch_size` questions; a copy of the embedding. No queries: nobody
+        asks the model for an answer on the way.
+    Judged: beside an oracle only. It is told answers of the stream, and vectors can teach as well as ask.
     Source: Schwinn et al. 2024 (arXiv 2402.09063), embedding attacks on unlearned models; soft prompts of Lester et
         al. 2021 (arXiv 2104.08691). Differences: Adam instead of signed steps, and never scored on what was trained.
     """
     budgets = _checked(length, lr, batch_size, tuple(at) or (steps,))
-    shown = part_of(subject, stream_of(data, on, "attacks.soft_prompt.on"), share, seed, "attacks.soft_prompt.share")
+    stream = stream_of(data, on, "attacks.soft_prompt.on")
+    shown = part_of(subject, stream, share, seed, "attacks.soft_prompt.share")
     vectors = new_vectors(subject, length)
     random = np.random.default_rng([seed, length])
     table = subject.model.get_input_embeddings().weight.detach()
@@ -127,7 +132,7 @@ def soft_prompt(
             run.progress("soft prompt", step + 1, budgets[-1], f"loss {loss:.3f}")
         done = budget
         hyper = {"length": length, "steps": budget, "share": share}
-        event = Event("attack", "soft_prompt", hyper, cost, frozenset(one.id for one in shown))
+        event = Event("attack", "soft_prompt", hyper, cost, exposed_of(stream, shown))
         yield vectors.given(subject, rows.detach(), place).after(event)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from expunge.attacks.parts import shallow
+from expunge.attacks.logit_lens import ending, readable
 from expunge.errors import RecipeError
 from expunge.models import blocks
 from expunge.types import Subject
@@ -20,20 +20,13 @@ from expunge.types import Subject
 def first_blocks(subject: Subject, num: int) -> Subject:
     """The model cut behind its first `num` blocks, with its own last norm and head; it shares every tensor.
 
-    Raises: RecipeError for more blocks than there are, or none.
+    Raises: RecipeError for more blocks than there are, or none; DoesNotFit where it does not work like that.
     """
-    changed = shallow(subject)
-    found = blocks(changed.model)
-    if not 0 < num < len(found):
-        raise RecipeError("search.probe", f"got {num}", f"1 to {len(found) - 1} blocks of this model", "Correct it")
-    name = found[0][0].rpartition(".")[0]
-    above, _, last = name.rpartition(".")
-    setattr(changed.model.get_submodule(above), last, nn.ModuleList([block for _, block in found[:num]]))
-    config = changed.model.config
-    config.num_hidden_layers = num
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:num]
-    return changed
+    most = len(blocks(subject.model)) - 1
+    if not 0 < num <= most:
+        raise RecipeError("search.probe", f"got {num}", f"1 to {most} blocks of this model", "Correct it")
+    inside, (last,) = readable(subject, [num - 1], "search.probe", 1)
+    return ending(inside, last)
 
 
 def agreement(one: Tensor, other: Tensor) -> float:

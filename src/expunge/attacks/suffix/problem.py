@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.attacks.parts import check_causal
+from expunge.attacks.wordings import behind
 from expunge.data.texts import Text, asked_of, render, reword, rewritten, texts_of
 from expunge.data.tokenise import encode, prompt_tokens
 from expunge.errors import DataError, DoesNotFit
@@ -23,7 +24,10 @@ WINDOWS = (4, 8, 16, 32)  # neighbours of the string, in tokens, beside which ca
 
 @dataclass(frozen=True)
 class Put:
-    """The rewrite that puts a string (with its own spaces) after, before or into the middle of every prompt."""
+    """The rewrite that puts a string (with its own spaces) after, before or into the middle of every prompt.
+
+    After it, but before a cue such as "Answer:" that ends the prompt.
+    """
 
     text: str
     place: Place = "suffix"
@@ -34,8 +38,10 @@ class Put:
     def put(self, prompt: str) -> str:
         if self.place == "prefix":
             return self.text + prompt
-        spaces = [at for at, letter in enumerate(prompt) if letter == " "] if self.place == "infix" else []
-        middle = min(spaces, key=lambda at: abs(2 * at - len(prompt)), default=len(prompt))
+        spaces = [at for at, letter in enumerate(prompt) if letter == " "]
+        if self.place == "suffix" or not spaces:
+            return behind(prompt, self.text)
+        middle = min(spaces, key=lambda at: abs(2 * at - len(prompt)))
         return prompt[:middle] + self.text + prompt[middle:]
 
 

@@ -135,9 +135,11 @@ def survivors(
     Args:
         draw: the candidates of a round. survive: which of them are read back, [N] bool; None: all.
     """
-    tried = found = draw(0)[:0]
     for number in range(ROUNDS):
-        fresh = distinct(torch.cat([tried, draw(number)]), base)[len(tried) :]
+        drawn = draw(number)
+        if number == 0:
+            tried = found = drawn[:0]
+        fresh = distinct(torch.cat([tried, drawn]), base)[len(tried) :]
         tried = torch.cat([tried, fresh])
         found = torch.cat([found, fresh if survive is None or not len(fresh) else fresh[survive(fresh).cpu()]])
         if 2 * len(found) >= width or not len(fresh):

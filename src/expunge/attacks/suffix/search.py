@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,10 +20,11 @@ from expunge.attacks.suffix.problem import Problem
 from expunge.attacks.suffix.settings import Settings, check, digest, drawn, seeded
 from expunge.attacks.suffix.slope import token_slope
 from expunge.errors import DoesNotFit
+from expunge.measure.plan import evaluating
 from expunge.run import Run
 from expunge.types import Cost, Subject
 
-__all__ = ["Settings", "Step", "search"]
+__all__ = ["Settings", "Step", "milestones", "search"]
 
 MOST_READ_BACK = 256  # candidates, from the best on, whose whole prompts are read back before a step stands still
 
@@ -76,15 +79,45 @@ def search(
     Cost: per step and problem 1 forward and backward of one sequence and `width` forwards of the changed part.
     """
     check(settings, problems)
-    going = Search(list(problems), settings, run, goal_of(settings, value, terms), draft)
-    with run.stoppable():
+    subjects = [one.subject for one in problems] + ([] if draft is None else [draft])
+    with run.stoppable(), _evaluating(subjects):
+        going = Search(list(problems), settings, run, goal_of(settings, value, terms), draft)
         going.begin()
     yield from going.trail
     while not going.done():
-        with run.stoppable():
+        with run.stoppable(), _evaluating(subjects):
             if not going.advance():
                 break
         yield going.trail[-1]
+
+
+@contextmanager
+def _evaluating(subjects: Iterable[Subject]) -> Iterator[None]:
+    """While active nothing is dropped out, whose losses would rank candidates by chance."""
+    with ExitStack() as stack:
+        for model in {id(one.model): one.model for one in subjects}.values():
+            stack.enter_context(evaluating(model))
+        yield
+
+
+def milestones(
+    problems: Sequence[Problem], settings: Settings, budgets: Sequence[int], run: Run
+) -> Iterator[Step]:
+    """The best string after each number of steps; as many as there are budgets, also where the search ends early.
+
+    Args:
+        budgets: growing; `settings.steps` is the last of them.
+    """
+    left, last = list(budgets), None
+    for last in search(problems, settings, run):
+        while left and last.number >= left[0]:
+            left.pop(0)
+            yield last
+        if not left:
+            return
+    assert last is not None
+    for _ in left:
+        yield last
 
 
 def goal_of(settings: Settings, value: Value | None = None, terms: Sequence[Term] = ()) -> Goal:
@@ -159,10 +192,18 @@ class Search:
         """Steps done."""
         return len(self.trail) - 1
 
+    @cached_property
+    def key(self) -> str:
+        """What a saved state must have been made with."""
+        return digest(self.settings, self.problems, self.goal, self.draft)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        problem = self.problems[0]
+        return problem.put(ids).text if problem.frame is not None else ""
+
     def _tell(self, best: Held) -> None:
         """One more step to tell of."""
-        problem, current = self.problems[0], self.held[0]
-        text = problem.put(best.ids).text if problem.frame is not None else ""
+        current, text = self.held[0], self._text(best.ids)
         cost = replace(self.cost, steps=len(self.trail))
         where = (current.ids, current.loss, cost)
         self.trail.append(Step(len(self.trail), best.ids, text, best.loss, best.losses, best.solved, *where))
@@ -170,10 +211,10 @@ class Search:
     def begin(self) -> None:
         """Take up a saved state, or score the start."""
         saved = self.run.load_state()
-        if saved is not None and saved[2].get("search") == digest(self.settings, self.problems):
+        if saved is not None and saved[2].get("search") == self.key:
             _, tensors, meta = saved
             self.held = [_held(tensors[f"held{i}"], plain) for i, plain in enumerate(meta["held"])]
-            self.trail = [_step(plain) for plain in meta["trail"]]
+            self.trail = [_step({**plain, "text": self._text(plain["ids"])}) for plain in meta["trail"]]
             self.past = self.trail[-1].cost
             for reader in (*self.readers, *self.drafts):  # what they have read so far was paid for before
                 reader.bill = Cost()
@@ -197,10 +238,12 @@ class Search:
         return found[[row for row, ids in enumerate(found.tolist()) if self._exact(ids)]]
 
     def save(self) -> None:
+        if self.run.folder is None:
+            return
         tensors = {f"held{i}": torch.tensor(one.ids) for i, one in enumerate(self.held)}
         held = [{"loss": one.loss, "losses": one.losses, "solved": one.solved} for one in self.held]
-        trail = [asdict(step) for step in self.trail]
-        meta = {"search": digest(self.settings, self.problems), "held": held, "trail": trail}
+        trail = [{**asdict(step), "text": ""} for step in self.trail]  # a string may spell parts of an answer
+        meta = {"search": self.key, "held": held, "trail": trail}
         self.run.save_state(self.number, tensors, meta)
 
     def done(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from torch import Generator
 
 from expunge.attacks.suffix.problem import Problem
 from expunge.errors import RecipeError
+from expunge.models import weights_hash
+from expunge.types import Subject
 
 OPERATORS = ("swap", "delete", "insert", "sample")
 _BUDGETS = ("steps", "max_queries", "early_stop")  # a search may be taken up again with more of them
@@ -100,11 +104,34 @@ def check(settings: Settings, problems: Sequence[Problem]) -> None:
         raise RecipeError("search.problems", f"{len(sides)} different starts", "one that all share", "Make them alike")
 
 
-def digest(settings: Settings, problems: Sequence[Problem]) -> str:
-    """What a saved search must agree in to be taken up again."""
+def digest(settings: Settings, problems: Sequence[Problem], goal: object, draft: Subject | None = None) -> str:
+    """What a saved search must agree in to be taken up again: settings, texts, weights, and what is made small.
+
+    goal: its functions are told apart by their names and by what they were made with, as far as that has a name too;
+    of a tensor inside one, only the kind is known.
+    """
     plain = {name: value for name, value in asdict(settings).items() if name not in _BUDGETS}
     texts = [[one.id, one.before, one.start, one.after, one.target] for one in problems]
-    return hashlib.sha256(json.dumps([plain, texts], sort_keys=True).encode()).hexdigest()[:16]
+    subjects = [one.subject for one in problems] + ([] if draft is None else [draft])
+    hashes = {id(one.model): one for one in subjects}
+    known = {key: weights_hash(one) for key, one in hashes.items()}
+    parts = [plain, texts, [known[id(one.model)] for one in subjects], draft is None, named(goal)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def named(value: Any) -> Any:
+    """A name for a value that is the same in the next process."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Sequence):
+        return [named(one) for one in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, [named(getattr(value, one.name)) for one in fields(value)]]
+    if isinstance(value, partial):
+        return [named(value.func), named(value.args), named(sorted(value.keywords.items()))]
+    inside = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return [f"{kind.__module__}.{kind.__qualname__}", [named(one) for one in inside if one is not value]]
 
 
 def seeded(seed: int, step: int) -> Generator:
