@@ -126,9 +126,38 @@ def test_under_an_attack_only_knowing_more_counts():
     fine = {"oracle": not_, "after": not_}
     (broken,) = [v for v in judged(**fine, **{"oracle+x": know, "after+x": not_}) if v.claim == "forgotten"]
     assert broken.verdict == "PASS"
-    assert broken.reason == "knows no more than the oracle (the worst of 2 conditions)"
+    assert broken.condition == "after"  # of two that pass, the one that knows most
+    assert broken.reason == "like the oracle within the margin (the worst of 2 conditions)"
     (opened,) = [v for v in judged(**fine, **{"oracle+x": not_, "after+x": know}) if v.claim == "forgotten"]
     assert opened.verdict == "FAIL"
+
+
+def test_a_metric_that_an_attack_leaves_nothing_of_is_not_judged_under_it_and_told():
+    known = mean_score({f"f/{i}": 0.0 for i in range(12)}, unit="share", better="lower")
+    scores = {name: {("forget", "rouge"): known} for name in ("oracle", "after", "oracle+x", "after+x")}
+    scores["after+x"] = {("forget", "rouge"): Score.missing("no example of 'forget' can be asked like that")}
+    verdicts, untested = judge(scores, short_data(), 0.3)
+    (claim,) = [v for v in verdicts if v.claim == "forgotten"]
+    assert (claim.verdict, [check.condition for check in claim.checked]) == ("PASS", ["after"])
+    assert [one.why for one in untested if one.what == "rouge on forget under x"] == [
+        "no example of 'forget' can be asked like that"
+    ]
+
+
+def test_the_only_subject_an_attack_leaves_says_nothing_of_the_others():
+    mine, other = (mean_score({f"f/{i}": 0.0 for i in range(12)}, unit="share", better="lower") for _ in range(2))
+    about = {f"f/{i}": "one" if i < 12 else "two" for i in range(24)}
+    check, power = compare("after+x", mine, other, 0.3, paired=True, clusters=(about, about))
+    assert (check.verdict, check.groups, power) == ("INCONCLUSIVE", 1, None)
+    assert compare("after+x", mine, other, 0.3, paired=True)[0].verdict == "PASS"
+
+
+def test_streams_of_a_role_under_other_names_are_attacked():
+    data = short_data()
+    data = Data(people=replace(data["forget"], name="people"), keep=replace(data["retain"], name="keep"))
+    audit = audited(knows("forget"), data, of=spec("paraphrase", "quantize", metrics=("probability",)))
+    assert not audit.refused
+    assert audit.states["after+paraphrase"].scores["people", "probability"].n == 12
 
 
 def test_an_attack_that_is_told_answers_claims_nothing_without_an_oracle_under_the_same():
@@ -171,8 +200,10 @@ def test_an_attack_without_anything_to_use_is_listed_as_not_tested():
     data["forget"] = Stream("forget", "forget", bare)
     audit = audited(knows("forget"), data, of=spec("paraphrase"))
     assert any(one.what == "paraphrase" and "paraphrase" in one.why for one in audit.not_tested())
-    with pytest.raises(DataError, match=r"attacks\.paraphrase\.on: no stream 'forget'"):
-        audited(knows("forget"), Data(retain=data["retain"]), of=spec("paraphrase"))
+    audit = audited(knows("forget"), Data(retain=data["retain"]), of=spec("paraphrase"))  # nobody named a stream
+    assert any(one.what == "paraphrase" and one.why == "no forget stream was given" for one in audit.not_tested())
+    with pytest.raises(DataError, match=r"attacks\.paraphrase\.on: no stream 'people'"):
+        audited(knows("forget"), data, of=spec({"use": "paraphrase", "on": "people"}))
 
 
 def test_what_cannot_be_computed_is_listed_with_its_reason():

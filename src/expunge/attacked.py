@@ -12,31 +12,31 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from expunge import dist
 from expunge.data.examples import stream_hash
-from expunge.errors import DoesNotFit
-from expunge.measure.plan import Measured
+from expunge.errors import DataError, DoesNotFit
+from expunge.measure.plan import Measured, identity
 from expunge.measure.tables import Table
-from expunge.models import weights_hash
 from expunge.recipe import AuditSpec
 from expunge.registry import JUDGED, spec_of
 from expunge.report import schema
 from expunge.run import Run, write_json
 from expunge.scoring import label
-from expunge.types import Bound, Cost, Data, Subject
+from expunge.types import Bound, Cost, Data, Role, Stream, Subject
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One thing an attack made, or why it made nothing. `measured`: its tables."""
+    """One thing an attack made, or why it made nothing. measured: its tables. left_out: parts that did not fit."""
 
     condition: schema.Condition
     reason: str = ""
     measured: Measured | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def parts_of(attack: Bound) -> Iterator[Bound]:
@@ -92,17 +92,18 @@ def tries(
         name: of the first condition; further ones are counted in brackets.
     """
     known, seconds, index = len(subject.lineage), 0.0, 0
-    made = attack(subject, data, run)
+    made = attack(subject, by_role(data), run)
     kind, judged = "+".join(part.name for part in parts_of(attack)), judged_of(attack)
     while True:
         begun = time.perf_counter()
         try:
             changed = next(made, None)
-        except DoesNotFit as reason:
+        except (DoesNotFit, DataError) as error:
+            reason = _lacks(error)
             told = describe(attack)
             condition = schema.Condition(_numbered(name, index), "attack", attack=kind, label=told, judged=judged)
-            yield Tried(condition, str(reason)), None
-            return
+            yield Tried(condition, reason), None
+            break
         seconds += time.perf_counter() - begun
         if changed is None:
             break
@@ -113,25 +114,51 @@ def tries(
             _numbered(name, index), "attack", attack=kind, label=shown, judged=judged,
             cost=schema.ConditionCost(**asdict(cost)),
         )
-        yield Tried(condition), changed
+        left_out = {key: why for event in events for key, why in event.hyper.get("left_out", {}).items()}
+        yield Tried(condition, left_out=left_out), changed
         index += 1
-        if any(getattr(cost, unit) >= most for unit, most in budget.items()):
+        spent = any(getattr(cost, unit) >= most for unit, most in budget.items())
+        if dist.agree(spent):  # every rank has a clock of its own
             made.close()
             break
     if run.folder is not None and dist.rank() == 0:  # weights of half-made models are of no use to anybody
         shutil.rmtree(run.folder / "state", ignore_errors=True)
 
 
+def by_role(data: Data) -> Data:
+    """The streams, and where none is called "forget" or "retain" those of that role together under this name."""
+    found = Data(data)
+    for role in ("forget", "retain"):
+        streams = [one for one in data.of_role(role) if one.follows is None]
+        if role not in data and streams:
+            examples = {one.id: one for stream in streams for one in stream.examples}
+            found[role] = Stream(role, role, tuple(examples.values()))
+    return found
+
+
+def _lacks(error: DoesNotFit | DataError) -> str:
+    """Why an attack cannot be tried; a stream that no user named and nobody gave is such a reason.
+
+    Raises: DataError for any other.
+    """
+    if isinstance(error, DoesNotFit):
+        return str(error)
+    for role in get_args(Role):
+        if error.found == f"no stream '{role}'":
+            return f"no {role} stream was given"
+    raise error
+
+
 def _numbered(name: str, index: int) -> str:
     return name + (f"[{index}]" if index else "")
 
 
-def record_key(subject: Subject, attack: Bound, spec: AuditSpec, data: Data) -> str:
-    """What an attack's outcome depends on, the same in every process."""
+def record_key(subject: Subject, attack: Bound, spec: AuditSpec, data: Data, beside: str = "") -> str:
+    """What an attack's outcome depends on, the same in every process. beside: identity of the model before, if read."""
     parts = [
-        weights_hash(subject), spec_of(attack), dict(spec.budget), [spec_of(metric) for metric in spec.metrics],
+        identity(subject), beside, spec_of(attack), dict(spec.budget), [spec_of(metric) for metric in spec.metrics],
         {name: stream_hash(stream) for name, stream in data.items()},
-        {name: weights_hash(one) for name, one in subject.helpers.items()} if wants_helpers(attack) else {},
+        {name: identity(one) for name, one in subject.helpers.items()} if wants_helpers(attack) else {},
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -149,8 +176,12 @@ class Records:
     def path(self) -> Path | None:
         if self.folder is None:
             return None
-        readable = re.sub(r"[^\w.-]+", "_", self.name)[:80]
-        return self.folder / "attacks" / f"{readable}.{self.key}.json"
+        return self.folder / "attacks" / f"{self.readable}.json"
+
+    @property
+    def readable(self) -> str:
+        """The name as part of a path: short, and without anything that means something there."""
+        return f"{re.sub(r'[^a-zA-Z0-9_-]+', '_', self.name)[:80]}.{self.key}"
 
     def read(self) -> list[Tried] | None:
         """What was found before; None when it must be found (again), or a table of it is gone."""
@@ -171,6 +202,7 @@ def _plain(tried: Tried) -> dict[str, Any]:
     return {
         "condition": asdict(tried.condition),
         "reason": tried.reason,
+        "left_out": dict(tried.left_out),
         "measured": None if measured is None else {
             "tables": [[*asked, measured.files[asked].name] for asked in measured.tables],
             "missing": [[*asked, reason] for asked, reason in measured.missing.items()],
@@ -184,7 +216,7 @@ def _tried(plain: Mapping[str, Any], folder: Path) -> Tried:
     condition = schema.Condition(**{**plain["condition"], "cost": cost})
     kept = plain["measured"]
     if kept is None:
-        return Tried(condition, plain["reason"])
+        return Tried(condition, plain["reason"], left_out=plain["left_out"])
     tables = {}
     for stream, instrument, variant, file in kept["tables"]:
         table = Table.stored(folder / "tables" / file)
@@ -192,4 +224,4 @@ def _tried(plain: Mapping[str, Any], folder: Path) -> Tried:
             raise ValueError(file)
         tables[stream, instrument, variant] = table
     missing = {(stream, instrument, variant): reason for stream, instrument, variant, reason in kept["missing"]}
-    return Tried(condition, plain["reason"], Measured(tables, missing, *kept["bill"]))
+    return Tried(condition, plain["reason"], Measured(tables, missing, *kept["bill"]), plain["left_out"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from expunge.attacked import Records, Tried, name_of, parts_of, record_key, tries, wants_helpers
 from expunge.attacks import LOOKED_AT
 from expunge.measure.desk import Partner
-from expunge.measure.plan import Measured, Plan, measure
+from expunge.measure.plan import Measured, Plan, identity, measure
 from expunge.recipe import AuditSpec
 from expunge.recovery import recoveries
 from expunge.registry import entries, find
@@ -126,10 +126,12 @@ class Audit:
         """Measure everything an attack makes of a subject, as conditions `of+attack`."""
         name = f"{of}+{name_of(attack)}"
         subject = self._with_helpers(attack, subject)
-        records = Records(self.folder, name, record_key(subject, attack, self.spec, self.data), self.resume)
+        beside = identity(self.partner.subject) if self.folder and self._runs_two() and self.partner else ""
+        key = record_key(subject, attack, self.spec, self.data, beside)
+        records = Records(self.folder, name, key, self.resume)
         found = records.read()
         if found is None:
-            found = list(self._tried(attack, subject, of, name))
+            found = list(self._tried(attack, subject, of, records))
             records.write(found)
         else:
             for tried in found:
@@ -141,14 +143,16 @@ class Audit:
         for tried in found:
             if tried.reason:
                 self.untested.append(schema.Untested(tried.condition.suffix, tried.reason))
+            for part, why in tried.left_out.items():
+                self.untested.append(schema.Untested(f"{tried.condition.attack}: {part}", why))
+            state = self.states[tried.condition.name]  # scored: nobody reads its tables again
+            self.states[tried.condition.name] = replace(state, measured=Measured({}, {}, 0, 0))
 
-    def _tried(self, attack: Bound, subject: Subject, of: str, name: str) -> Iterator[Tried]:
+    def _tried(self, attack: Bound, subject: Subject, of: str, records: Records) -> Iterator[Tried]:
         """What an attack makes, one after another, measured as soon as it is there."""
-        run = Run(
-            None if self.folder is None else self.folder / "attacks" / name, self.seed, self.device, self.resume,
-            progress=self.progress,
-        )
-        for tried, changed in tries(attack, subject, self.data, run, self.spec.budget, name):
+        own = None if self.folder is None else self.folder / "attacks" / records.readable
+        run = Run(own, self.seed, self.device, self.resume, progress=self.progress)
+        for tried, changed in tries(attack, subject, self.data, run, self.spec.budget, records.name):
             shown = f"{LABELS.get(of, of)}, then {tried.condition.label}"
             condition = replace(tried.condition, of=of, label=shown)  # type: ignore[arg-type]
             if changed is None:

@@ -61,7 +61,18 @@ def judge(
                     unclaimed.append(schema.Untested(f"{claim}: {metric} on {stream}", after.reason))
                     continue
                 found.append(put(conditions, data, stream, metric, margin))
-    return found, unclaimed
+                if claim == "forgotten":
+                    unclaimed += _lost(conditions, stream, metric)
+    return found, list(dict.fromkeys(unclaimed))
+
+
+def _lost(conditions: Mapping[str, Scores], stream: str, metric: str) -> list[schema.Untested]:
+    """Attacks under which a metric cannot be had that can be had without them."""
+    scores = [(name, found[stream, metric]) for name, found in conditions.items() if name.startswith("after+")]
+    return [
+        schema.Untested(f"{metric} on {stream} under {name.partition('+')[2]}", score.reason)
+        for name, score in scores if score.status != "ok"
+    ]
 
 
 def not_judged(conditions: Mapping[str, Scores], levels: Mapping[str, str]) -> dict[str, str]:
@@ -99,6 +110,8 @@ def forgotten(conditions: Mapping[str, Scores], data: Data, stream: str, metric:
         if name.partition("+")[0] != "after":
             continue
         mine = scores[stream, metric]
+        if name != "after" and mine.status != "ok":  # it could be had without the attack: this one says nothing of it
+            continue
         twin = twin_of(name)
         if against == "oracle":
             found = conditions.get(twin, {}).get((stream, metric))
@@ -175,6 +188,8 @@ def compare(
         )
     except NotMeasured:
         return schema.Checked(name, verdict="INCONCLUSIVE"), None
+    if _one_left(mine, clusters[0]):  # the only subject an attack left says nothing of the others
+        return schema.Checked(name, test.difference, None, "INCONCLUSIVE", test.n, 1), None
     low, high = test.ci90
     outcome: schema.Outcome = OUTCOMES[test.verdict]
     if way == "less":
@@ -182,6 +197,11 @@ def compare(
     elif way == "more":
         outcome = _no_more(low, high, margin)
     return _checked(name, test, outcome), test.power
+
+
+def _one_left(mine: Score, clusters: Clusters) -> bool:
+    """Whether of a stream about several subjects only one is left."""
+    return len(set(clusters.values())) > 1 and len({clusters.get(name, name) for name in mine.per_example}) == 1
 
 
 def _no_more(low: float, high: float, margin: float) -> schema.Outcome:
@@ -212,7 +232,12 @@ def worst(
     reasons: Sequence[str] = (), signed: bool = True,
 ) -> schema.Verdict:
     """The verdict of a claim: that of its worst condition. signed: a positive difference means more knowledge."""
-    top, power = max(checks, key=lambda check: (ORDER[check[0].verdict], abs(check[0].difference or 0.0)))
+    def badness(check: Check) -> tuple[int, float]:
+        difference = check[0].difference or 0.0
+        one_sided = signed and claim == "forgotten" and "+" in check[0].condition
+        return ORDER[check[0].verdict], difference if one_sided else abs(difference)
+
+    top, power = max(checks, key=badness)
     reason = reasons[0] if top.difference is None and reasons else _sentence(claim, top, against, signed)
     reason += f" (the worst of {len(checks)} conditions)" if len(checks) > 1 else ""
     return schema.Verdict(

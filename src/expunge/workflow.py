@@ -18,7 +18,9 @@ from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
 from expunge.dynamics.chapters import chapters_of
 from expunge.errors import DataError, RecipeError, close_to
+from expunge.evidence.files import base_of, hashes_of
 from expunge.measure.desk import Partner
+from expunge.measure.plan import identity
 from expunge.models import ExpungeWarning, is_adapter, load, save, weights_hash
 from expunge.recipe import Recipe
 from expunge.report import card, html, lines, schema
@@ -113,7 +115,7 @@ class Workflow:
         """Hashes of what goes in; a resumed run must get the same."""
         return {
             "recipe": self.recipe.digest(),
-            "model": {"source": self.recipe.source, "weights": weights_hash(subject)},
+            "model": {"source": self.recipe.source, "weights": weights_hash(subject), "identity": identity(subject)},
             "data": {name: stream_hash(stream) for name, stream in data.items()},
         }
 
@@ -251,6 +253,7 @@ class Workflow:
         lineage = inputs | {
             "stages": [{"use": event.name, **_plain(event.hyper)} for event in done],
             "result": {"weights": weights_hash(subject)},
+            "files": self._files(),
         }
         write_json(self.folder / "lineage.json", lineage)
         if evidence is None:
@@ -264,6 +267,16 @@ class Workflow:
                 text = card.model_card(evidence, base_model=base, library=library)
                 write_text(self.folder / name / "README.md", text)
 
+
+    def _files(self) -> dict[str, dict[str, str]]:
+        """Hashes of the files that were audited: what the run saved, or the folder that was named."""
+        made = next((self.folder / name for name in ("model", "adapter") if (self.folder / name).is_dir()), None)
+        folder = made or Path(self.recipe.source).expanduser()
+        if not folder.is_dir():
+            return {}
+        base = base_of(folder)
+        found = {"model": hashes_of(folder)}
+        return found | ({"base": hashes_of(Path(base))} if base is not None and Path(base).is_dir() else {})
 
     def _write_chapters(self) -> None:
         """The report of a run without an audit: what was watched, if anything was."""

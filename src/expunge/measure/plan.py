@@ -305,13 +305,19 @@ def _voice(subject: Subject) -> str:
     return _digest(inner, tokenizer.chat_template, tokenizer.eos_token_id, wrapper.template, read, *said)
 
 
+def identity(subject: Subject) -> str:
+    """All that decides what is measured of a subject: weights, settings, tokenizer, template, and the instruments'
+    version."""
+    return _digest(weights_hash(subject), _settings(subject), _voice(subject), VERSION)
+
+
 def _decoding(subject: Subject) -> list[Any]:
     """How answers are chosen, and the weights of the helper that guides the choice; nothing for greedy ones."""
     decoding = subject.decoding
     if decoding == Decoding():
         return []
     guide = subject.helpers.get(decoding.guide)
-    return [asdict(decoding), "" if guide is None else weights_hash(guide)]
+    return [asdict(decoding), "" if guide is None else identity(guide)]
 
 
 def _digest(*parts: Any) -> str:
