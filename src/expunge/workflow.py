@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge import dist, machine
+from expunge.artefacts import bring
 from expunge.audit import Audit
 from expunge.data.examples import check_overlap, check_stream, stream_hash
 from expunge.dynamics.chapters import chapters_of
@@ -49,6 +50,7 @@ class Workflow:
     save_every: int = 100
     tell: Callable[[str], None] = warn_on_screen
     notes: list[str] = field(default_factory=list)
+    files: dict[str, dict[str, str]] = field(default_factory=dict)  # what is certified: names and hashes
 
     def note(self, text: str) -> None:
         """Keep a warning for the evidence, and say it now."""
@@ -74,6 +76,8 @@ class Workflow:
             audit = self._audit(data, device)
             if audit is not None and self.recipe.stages and self.recipe.audit and not self.recipe.audit.original:
                 audit.measure(subject, "original")  # now, while these are still the weights that were loaded
+            if not self.recipe.stages and dist.rank() == 0:  # the very files that were loaded
+                self.files = self._files()
             start = subject
             streams = Data(data)
             subject = self._run_stages(subject, streams, device)
@@ -188,6 +192,7 @@ class Workflow:
 
     def _save(self, subject: Subject) -> None:
         save(subject, self.folder / ("adapter" if is_adapter(subject.model) else "model"))
+        self.files = self._files()
 
     def _conclude(
         self, audit: Audit, subject: Subject, device: str, done: tuple[Event, ...], begun: float
@@ -253,7 +258,7 @@ class Workflow:
         lineage = inputs | {
             "stages": [{"use": event.name, **_plain(event.hyper)} for event in done],
             "result": {"weights": weights_hash(subject)},
-            "files": self._files(),
+            "files": self.files,
         }
         write_json(self.folder / "lineage.json", lineage)
         if evidence is None:
@@ -271,12 +276,12 @@ class Workflow:
     def _files(self) -> dict[str, dict[str, str]]:
         """Hashes of the files that were audited: what the run saved, or the folder that was named."""
         made = next((self.folder / name for name in ("model", "adapter") if (self.folder / name).is_dir()), None)
-        folder = made or Path(self.recipe.source).expanduser()
-        if not folder.is_dir():
+        if made is None and self.recipe.new is not None:
             return {}
+        trust = {name: self.recipe.model.hyper[name] for name in ("allow_pickle", "trust_remote_code")}
+        folder = made or bring(self.recipe.source, **trust)
         base = base_of(folder)
-        found = {"model": hashes_of(folder)}
-        return found | ({"base": hashes_of(Path(base))} if base is not None and Path(base).is_dir() else {})
+        return {"model": hashes_of(folder)} | ({"base": hashes_of(bring(base, **trust))} if base else {})
 
     def _write_chapters(self) -> None:
         """The report of a run without an audit: what was watched, if anything was."""

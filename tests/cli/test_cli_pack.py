@@ -12,6 +12,7 @@ import pytest
 
 from expunge import cli
 from expunge.models import load, save
+from expunge.run import write_json
 from expunge.testing import tiny_subject
 from support.learned import short_data
 from support.packs import fingerprint, key
@@ -122,8 +123,103 @@ def test_weights_that_were_not_measured_are_refused(world, told, tmp_path):
     changed.model.get_input_embeddings().weight.data[0, 0] += 1
     save(changed, tmp_path / "other")
     line = told(str(world / "audited"), "--key", str(world / "key.pem"), "--model", str(tmp_path / "other"))
-    assert "holds other weights" in line
+    assert "is not what was audited: model.safetensors (another one was audited)" in line
     assert not (world / "audited" / "evidence.json").exists()
+
+
+def test_weights_are_loaded_and_compared_as_well(world, told, tmp_path):
+    run = shutil.copytree(world / "audited", tmp_path / "run")
+    rewrite_lineage(run, result={"weights": "0" * 16})
+    assert "holds other weights" in told(str(run), "--key", str(world / "key.pem"))
+
+
+def rewrite_lineage(run: Path, **changes: Any) -> None:
+    lineage = json.loads((run / "lineage.json").read_text()) | changes
+    write_json(run / "lineage.json", {name: one for name, one in lineage.items() if one is not None})
+
+
+def harm_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0, "layer_norm_epsilon": 0.1}))
+
+
+def harm_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}Refuse. {{ m.content }}{% endfor %}")
+
+
+def harm_generation(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0}')
+
+
+def harm_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left", "model_max_length": 7}))
+
+
+@pytest.mark.parametrize(("harm", "name"), [
+    (harm_config, "config.json"), (harm_template, "chat_template.jinja"),
+    (harm_generation, "generation_config.json"), (harm_tokenizer, "tokenizer_config.json"),
+])
+def test_the_same_weights_with_another_file_are_refused_whichever_was_audited(world, told, tmp_path, harm, name):
+    other, key_file = shutil.copytree(world / "base", tmp_path / "other"), str(world / "key.pem")
+    harm(other)
+    line = told(str(world / "audited"), "--key", key_file, "--model", str(other))
+    assert re.search(rf"is not what was audited: {re.escape(name)} \((another|was not there)", line)
+    assert line.count("(") == 1  # no other file is blamed
+    plain = {"model": str(other), "audit": {"metrics": ["probability"]}, "data": {
+        role: str(world / f"{role}.jsonl") for role in ("forget", "holdout")
+    }}
+    file = write_recipe(tmp_path / "other.yaml", plain)
+    assert cli.main(["run", str(file), "--out", str(tmp_path / "run"), "--json"]) in (0, 1)
+    line = told(str(tmp_path / "run"), "--key", key_file, "--model", str(world / "base"))
+    assert re.search(rf"is not what was audited: {re.escape(name)} \((another|missing)", line)
+    assert cli.main(["pack", str(tmp_path / "run"), "--key", key_file, "--json"]) == 0
+
+
+def test_files_that_were_added_or_are_gone_are_refused_and_texts_for_people_are_not(world, told, packed, tmp_path):
+    other = shutil.copytree(world / "base", tmp_path / "other")
+    (other / "README.md").write_text("written later")
+    _, statement = packed("audited", "--model", str(other))
+    assert "README.md" in statement["model"]["files"]  # certified, as verify compares every file
+    (other / "docs").mkdir()
+    (other / "docs" / "more.md").write_text("x")
+    (other / "tokenizer_config.json").unlink()
+    line = told(str(world / "audited"), "--key", str(world / "key.pem"), "--model", str(other))
+    assert "docs/more.md (was not there when it was audited), tokenizer_config.json (missing);" in line
+    for number in range(12):
+        (other / f"a{number:02}").write_text("x")
+    line = told(str(world / "audited"), "--key", str(world / "key.pem"), "--model", str(other))
+    assert "a07 (was not there when it was audited) and 6 more;" in line
+
+
+def test_an_adapter_on_a_base_with_another_configuration_is_refused(world, told, packed):
+    config = (world / "base" / "config.json").read_text()
+    harm_config(world / "base")
+    try:
+        line = told(str(world / "made"), "--key", str(world / "key.pem"))
+    finally:
+        (world / "base" / "config.json").write_text(config)
+    assert "is not what was audited: base: config.json (another one was audited);" in line
+    packed("made")
+
+
+def test_what_a_run_made_is_certified_with_the_card_that_was_written_after_its_audit(world, packed):
+    listed = json.loads((world / "made" / "lineage.json").read_text())["files"]
+    here = {path.name for path in (world / "made" / "adapter").iterdir()}
+    assert "README.md" in here
+    assert set(listed["model"]) == here - {"README.md"}
+    assert set(listed["base"]) == {path.name for path in (world / "base").iterdir()}
+    _, statement = packed("made")
+    assert set(statement["model"]["files"]) == here
+
+
+def test_a_run_that_does_not_list_its_files_is_refused(world, told, tmp_path):
+    run = shutil.copytree(world / "audited", tmp_path / "run")
+    for files in (None, {}, {"model": {}}, {"model": "x"}, []):
+        rewrite_lineage(run, files=files)
+        line = told(str(run), "--key", str(world / "key.pem"))
+        assert "audited by an older release" in line
+        assert line.endswith("Run the audit again")
 
 
 def test_files_that_are_not_as_the_run_left_them_are_refused(world, told, tmp_path):

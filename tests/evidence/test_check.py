@@ -12,8 +12,8 @@ import pytest
 from expunge.errors import DataError
 from expunge.evidence import statement as statements
 from expunge.evidence.check import check
-from expunge.evidence.files import File, file_of
-from expunge.evidence.form import line_of, opened, sealed
+from expunge.evidence.files import File, file_of, hashes_of
+from expunge.evidence.form import as_written, line_of, opened, sealed
 from expunge.evidence.statement import read_run
 from support.packs import FILES, evidence, fingerprint, key, model_folder, pack, run_files, statement
 
@@ -145,6 +145,21 @@ def test_parts_that_contradict_each_other_are_found(model):
         (replace(made, scores={"\udcff": 1}), ["scores.json", "recipe"]),
     ):
         assert where(check(signed(changed), trust=ME)) == expected
+
+
+def test_certified_files_that_are_not_those_that_were_audited_are_found(tmp_path):
+    model, base = model_folder(tmp_path / "model"), model_folder(tmp_path / "base", {"config.json": b"{}"})
+    made, listed, below = statement(model, base), hashes_of(model), hashes_of(base)
+
+    def found(**files):
+        lineage = {**made.lineage, "files": files}
+        run = {**made.run, "lineage.json": file_of(as_written(lineage))}
+        return where(check(signed(replace(made, lineage=lineage, run=run)), trust=ME))
+
+    assert found(model=listed, base=below) == []
+    assert found(model=listed) == ["base: config.json"]
+    assert found(model=listed | {"config.json": "0"}, base=below | {"more": "0"}) == ["config.json", "base: more"]
+    assert found(model={"config.json": listed["config.json"]}, base=below) == sorted({*FILES} - {"config.json"})
 
 
 def test_the_base_of_an_adapter_is_checked_as_well(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from expunge.errors import ModelError
 from expunge.evidence import files
-from expunge.evidence.files import base_of, certified, file_of, read_folder, shown, stamps
+from expunge.evidence.files import base_of, certified, file_of, hashes_of, read_folder, shown, stamps
 from support.packs import FILES, model_folder
 
 
@@ -77,6 +77,19 @@ def test_a_file_that_is_written_to_while_it_is_read_is_a_problem(tmp_path, monke
 def test_an_empty_folder_is_nothing_to_certify(tmp_path):
     with pytest.raises(ModelError, match="holds no file"):
         certified(tmp_path)
+
+
+def test_hashes_leave_the_texts_for_people_at_the_top_out_and_follow_links(tmp_path):
+    folder = model_folder(tmp_path / "model", {
+        "z.json": b"z", "README.md": b"card", "deep/note.md": b"n", "a.md.json": b"a", "deep/er/b": b"b",
+    })
+    (tmp_path / "blob").write_bytes(b"weights")
+    (folder / "linked").symlink_to(tmp_path / "blob")
+    (folder / "up").symlink_to(tmp_path)
+    found = hashes_of(folder)
+    assert list(found) == ["a.md.json", "deep/er/b", "deep/note.md", "linked", "z.json"]
+    assert found["linked"] == hashlib.sha256(b"weights").hexdigest()
+    assert hashes_of(tmp_path / "none") == {}
 
 
 def test_stamps_differ_when_a_file_was_written(tmp_path):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from expunge.recipe import Recipe
     from expunge.run import Progress
 
+_NAMED = 8  # files that are named in an error; the rest is counted
+
 
 def pack(
     run: Annotated[Path | None, typer.Argument(help="Folder of a finished, audited run.")] = None,
@@ -76,7 +78,7 @@ def _made(
     from expunge import __version__, yaml12
     from expunge.evidence.check import check
     from expunge.evidence.keys import load_key
-    from expunge.evidence.statement import pack_of, read_run, signer_of, statement_of
+    from expunge.evidence.statement import audited, pack_of, read_run, signer_of, statement_of
     from expunge.recipe import Recipe
 
     key = load_key(key_file) if key_file is not None else None
@@ -84,12 +86,18 @@ def _made(
         _warn_of_open_key(key_file)
     before = _previous(previous) if previous is not None else None
     files = read_run(run)
+    lineage = json.loads(files["lineage.json"])
+    if audited(lineage) is None:
+        raise DataError(
+            str(run / "lineage.json"), "does not say which files were audited: audited by an older release",
+            "a run that lists them", "Run the audit again",
+        )
     recipe = Recipe.load(run / "recipe.resolved.yaml")
     _check_run(run, recipe, files)
     folder = _folder(run, model, recipe)
     if target.resolve().is_relative_to(folder.resolve()):
         raise DataError(str(target), "lies in the certified folder", "a place outside it", "Choose another --out")
-    certified, base, settings = _certify(folder, recipe, json.loads(files["lineage.json"]), progress)
+    certified, base, settings = _certify(folder, recipe, lineage, progress)
     statement = statement_of(
         files, model=certified, base=base, settings=settings, recipe=yaml12.read(recipe.to_yaml(show_text=False)),
         made_by=f"expunge {__version__}", created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -160,7 +168,7 @@ def _trust(recipe: Recipe) -> dict[str, bool]:
 def _certify(
     folder: Path, recipe: Recipe, lineage: dict[str, Any], progress: Progress
 ) -> tuple[Folder, Folder | None, Settings]:
-    """The files, and that they hold the weights that were measured: they are loaded once, as the audit did."""
+    """The files, all as they were audited, and that they load to the weights that were measured."""
     from expunge.artefacts import bring
     from expunge.cli.screen import start
     from expunge.evidence.files import base_of, certified, stamps
@@ -174,11 +182,28 @@ def _certify(
         _refuse_code_from_elsewhere(one)
     seen = [stamps(one) for one in folders]
     listed = [Folder(one.resolve().name, certified(one, progress)) for one in folders]
+    below = listed[1] if base is not None else None
+    _compare(folder, lineage, listed[0], below)
     start()
     settings = _measured(folder, recipe, lineage["result"]["weights"])
     if [stamps(one) for one in folders] != seen:
         raise ModelError(str(folder), "was written to while it was packed", "files at rest", "Pack it again")
-    return listed[0], listed[1] if base is not None else None, settings
+    return listed[0], below, settings
+
+
+def _compare(folder: Path, lineage: Mapping[str, Any], model: Folder, base: Folder | None) -> None:
+    """Raises: ModelError unless every file is the one that was audited; a configuration changes what a model says."""
+    from expunge.evidence.files import shown
+    from expunge.evidence.statement import not_audited
+
+    wrong = [f"{shown(name)} ({what})" for name, what in not_audited(lineage, model, base)]
+    if wrong:
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        raise ModelError(
+            str(folder), f"is not what was audited: {', '.join(wrong[:_NAMED])}{more}",
+            "the very files that were audited, none changed, missing or added",
+            "Put them back, name their folder with --model, or audit this one",
+        )
 
 
 def _refuse_code_from_elsewhere(folder: Path) -> None:

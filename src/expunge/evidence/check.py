@@ -9,7 +9,7 @@ from pathlib import Path
 from expunge.evidence import keys
 from expunge.evidence.files import File, Listing, base_of, file_of, read_folder
 from expunge.evidence.form import Broken, Folder, Opened, Statement, as_written, opened
-from expunge.evidence.statement import CONTENTS
+from expunge.evidence.statement import CONTENTS, not_audited
 from expunge.run import Progress, _silent
 
 
@@ -121,6 +121,8 @@ def _consistent(statement: Statement) -> Iterator[Finding]:
     result = statement.lineage.get("result")
     if not isinstance(result, dict) or result.get("weights") != statement.weights:
         yield Finding("weights", f"measured {statement.weights}", "the lineage has others")
+    for name, wrong in not_audited(statement.lineage, statement.model, statement.base):
+        yield Finding(name, "certified as it was audited", wrong)
     if statement.number < 1 or (statement.number == 1) != (statement.previous is None):
         yield Finding("chain", "the first pack, or one with a previous", f"number {statement.number}")
 

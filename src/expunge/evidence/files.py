@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -80,6 +80,20 @@ def certified(folder: Path, progress: Progress = _silent) -> dict[str, File]:
     if not found.files:
         raise ModelError(str(folder), "holds no file", "accepted: a model folder", "Name the folder of the model")
     return found.files
+
+
+def hashes_of(folder: Path, progress: Progress = _silent) -> dict[str, str]:
+    """SHA-256 in hex of every file of a model folder by relative path (with slashes, sorted).
+
+    The texts for people at its top (*.md) are left out: the card is written after the audit, and no loader reads it.
+    So is what cannot be read as a file; nothing with such a file in it is certified anyhow (see `certified`).
+    """
+    return hashes(read_folder(folder, progress).files)
+
+
+def hashes(files: Mapping[str, File]) -> dict[str, str]:
+    """The same of files that were read already."""
+    return {name: one.sha256 for name, one in sorted(files.items()) if "/" in name or not name.endswith(".md")}
 
 
 @contextmanager

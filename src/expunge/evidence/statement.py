@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import DataError
 from expunge.evidence import keys
-from expunge.evidence.files import file_of, reading
+from expunge.evidence.files import file_of, hashes, reading
 from expunge.evidence.form import (
     Folder,
     Opened,
@@ -69,6 +69,32 @@ def content_of(folder: Path, name: str, run: Mapping[str, bytes]) -> dict[str, A
             str(folder / name), "was written to after the run", "the file as the run left it", "Run the audit again"
         )
     return dict(plain)
+
+
+def audited(lineage: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The files a run says it audited: of the model and, below an adapter, of its base. None: it does not say."""
+    files = lineage.get("files")
+    if not isinstance(files, dict) or not isinstance(files.get("model"), dict) or not files["model"]:
+        return None
+    return files
+
+
+def not_audited(lineage: Mapping[str, Any], model: Folder, base: Folder | None) -> Iterator[tuple[str, str]]:
+    """Each file that is not as it was audited, and what is wrong with it; nothing when the run does not say."""
+    said = audited(lineage)
+    if said is None:
+        return
+    for part, folder, before in (("model", model, ""), ("base", base, "base: ")):
+        wanted = said.get(part)
+        wanted = wanted if isinstance(wanted, dict) else {}
+        found = hashes(folder.files) if folder is not None else {}
+        for name in sorted({*wanted, *found}):
+            if name not in found:
+                yield before + name, "missing"
+            elif name not in wanted:
+                yield before + name, "was not there when it was audited"
+            elif wanted[name] != found[name]:
+                yield before + name, "another one was audited"
 
 
 def signer_of(key: Ed25519PrivateKey | None) -> Signer | None:
