@@ -105,6 +105,10 @@ def test_a_partial_overlap_warns_with_counts_and_goes_on(world, tmp_path, capsys
     (("--set", "scope={use: lora, rank: 0}"), r"scope\.rank: got 0"),
     (("--set", "until=extraction<0.5"), r"until\.use: unknown metric 'extraction'"),
     (("--attacks", "quantise"), r"audit\.attacks\[0\]\.use: unknown attack 'quantise'; did you mean 'quantize'"),
+    (("--attacks", "thorogh"), r"--attacks: neither attack nor list 'thorogh'; did you mean 'thorough'"),
+    (("--attacks", "quantize,defualt"), r"--attacks: neither attack nor list 'defualt'; did you mean 'default'"),
+    (("--attacks", "default:steps=3"), r"audit\.attacks\[0\]\.use: unknown attack 'default'"),
+    (("--attacks", "relearn:at=[5,x]"), r"audit\.attacks\[0\]\.at"),
     (("--attacks", "relearn:step=3"), r"audit\.attacks\[0\]\.step: .*did you mean 'steps'"),
     (("--attacks", "relearn:steps=[3"), r"not YAML"),
     (("--set", "audit.metrics=[probabilty]"), r"audit\.metrics\[0\]\.use: unknown metric 'probabilty'; did you mean"),
@@ -121,6 +125,24 @@ def test_metrics_of_an_audit_are_checked_too(world, told):
         "audit", str(world / "original"), "--forget", str(world / "forget.jsonl"), "--metrics", "probability,rogue"
     )
     assert "audit.metrics[1].use: unknown metric 'rogue'; did you mean 'rouge'" in line
+
+
+def test_a_mark_that_divides_prompts_is_refused(world, told, tmp_path):
+    bad = rows(tmp_path / "bad.jsonl", *GOOD, {"id": "x", "prompt": "Who\ufdd0?", "answer": "Me."})
+    line = told("audit", str(world / "original"), "--forget", bad)
+    assert "'prompt' of example 'x' (position 5) holds U+FDD0" in line
+
+
+def test_an_interrupt_anywhere_ends_3_with_a_message(monkeypatch, capsys):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("expunge.recipe.Recipe.load", stop)
+    assert cli.main(["run", "x.yaml"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "expunge: interrupted; " in captured.err
+    assert "--resume" in captured.err
 
 
 def test_a_model_that_may_not_or_cannot_be_loaded(world, told, tmp_path):

@@ -9,8 +9,10 @@ import pytest
 
 from expunge.data.texts import asked_of, render_prompt, reword, rewritten
 from expunge.data.tokenise import Text, encode, prompt_tokens, render
-from expunge.errors import DataError
+from expunge.errors import DataError, DoesNotFit
 from expunge.measure.plan import Plan, measure
+from expunge.registry import bind
+from expunge.run import Run
 from expunge.types import Example, Needs, Subject, Wrapper
 from support.learned import knows, short_data
 
@@ -112,6 +114,16 @@ def test_when_no_example_can_be_put_like_that_it_is_told():
     plan = Plan()
     plan.add("forget", [Needs("tokens")])
     assert set(measure(put, short_data(), plan).missing.values()) == {"no example of 'forget' can be asked like that"}
+
+
+@pytest.mark.parametrize("hyper", [{}, {"words": 1}])
+def test_plain_texts_ask_nothing_that_could_be_answered_for_the_model(hyper):
+    data = short_data()
+    plain = tuple(replace(one, prompt="", paraphrases=()) for one in data["forget"].examples)
+    data["forget"] = replace(data["forget"], examples=plain)
+    prefill = bind("attack", {"use": "prefill", **hyper})
+    with pytest.raises(DoesNotFit, match="the texts of 'forget' ask nothing"):
+        list(prefill(knows("forget"), data, Run()))
 
 
 def test_a_question_that_an_attack_made_too_long_is_not_measured_and_one_that_was_given_so_is_an_error():

@@ -97,7 +97,14 @@ def prefill(
     else:
         wrapper, said = replace(subject.wrapper, prefill=_after(subject, data, text, on)), text
     event = Event("attack", "prefill", {"text": said, "words": words})
-    yield asked_as(subject, data, wrapper, event, on=on, lacking=f"no answer of '{on}' has more than {words} words")
+    yield asked_as(subject, data, wrapper, event, on=on, lacking=_lacking(data, words, on))
+
+
+def _lacking(data: Data, words: int, on: str) -> str:
+    """Why no question is left."""
+    if not any(example.prompt for example in stream_of(data, on, "attacks.prefill.on").examples):
+        return f"the texts of '{on}' ask nothing, so there is no answer to begin"
+    return f"no answer of '{on}' has more than {words} words" if words else f"no question of '{on}' is left"
 
 
 def _after(subject: Subject, data: Data, text: str, on: str) -> str:

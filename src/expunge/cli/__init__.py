@@ -29,6 +29,8 @@ app = typer.Typer(
     help="Find, remove and audit the removal of what a language model should not know or say.",
     epilog="Start with: expunge demo",
 )
+STOPPED = 130  # what typer makes of KeyboardInterrupt before it could be caught here
+
 app.command("demo")(demo.demo)
 app.command("run")(run.run)
 app.command("train")(train.train)
@@ -49,23 +51,27 @@ def main(arguments: list[str] | None = None) -> int:
     machine.prepare()
     try:
         result = app(args=arguments, prog_name="expunge", standalone_mode=False)
+        if result == STOPPED:
+            return _interrupted()
         return result if isinstance(result, int) else 0
     except ExpungeError as error:
         print(f"expunge: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("expunge: interrupted; a run with --out goes on with the same command and --resume", file=sys.stderr)
-        return 3
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
     except typer.Exit as stop:
         return int(stop.exit_code)
-    except typer.Abort:
-        return 3
     except Exception as error:  # click's usage errors carry their own message and code
         show_usage = getattr(error, "show", None)
         if show_usage is None:
             raise
         show_usage()
         return 2
+
+
+def _interrupted() -> int:
+    print("expunge: interrupted; a run with --out goes on with the same command and --resume", file=sys.stderr)
+    return 3
 
 
 def entry() -> None:

@@ -19,6 +19,7 @@ from expunge.cli.unlearn import (
     Oracle,
     Retain,
     TrustRemoteCode,
+    listed,
     names,
     pairs,
     streams,
@@ -56,6 +57,7 @@ def attack(
 ) -> int:
     """Run one attack alone: every metric before it and after it. Ends 1 when it does not fit this model or data."""
     from expunge.cli.screen import bars, start
+    from expunge.presets import METRICS
     from expunge.recipe import Recipe
 
     spec = attack_spec(name, changes or [])
@@ -69,7 +71,7 @@ def attack(
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "audit": {
-            "metrics": "default" if metrics == "default" else names(metrics), "attacks": [spec],
+            "metrics": listed("metric", metrics, METRICS), "attacks": [spec],
             "against": oracle, "original": original, "budget": pairs(budget),
         },
         "device": device,

@@ -55,7 +55,7 @@ def audit(
         "model": {"from": model, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code},
         "data": streams(fields, forget=forget, retain=retain, holdout=holdout),
         "audit": {
-            "metrics": listed(metrics, METRICS), "attacks": listed(attacks, ATTACKS),
+            "metrics": listed("metric", metrics, METRICS), "attacks": listed("attack", attacks, ATTACKS),
             "against": oracle, "original": original, "budget": pairs(budget),
         },
         "device": device,

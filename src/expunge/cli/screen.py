@@ -52,7 +52,7 @@ def bars(*, quiet: bool = False) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[note]}", markup=True),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as progress:
         tasks: dict[str, int] = {}

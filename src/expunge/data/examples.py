@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 
+from expunge.data.said import SPEAKS, TURN
 from expunge.errors import DataError, close_to
 from expunge.types import Data, Example, Stream
 
 
 def check_stream(name: str, examples: Sequence[Example]) -> None:
-    """Refuse a stream that is empty, names an id twice, has an empty answer, or spans outside an answer.
+    """Refuse a stream that is empty, names an id twice, has an empty answer, spans outside one, or reserved marks.
 
     Raises: DataError naming the id and its positions (counted from 1).
     """
@@ -38,6 +39,21 @@ def check_stream(name: str, examples: Sequence[Example]) -> None:
                     name, f"example '{example.id}' (position {position}) has the span [{start}, {end}]",
                     f"spans are [start, end) inside its answer of {len(example.answer)} characters", "Correct the span",
                 )
+        _check_marks(name, position, example)
+
+
+def _check_marks(name: str, position: int, example: Example) -> None:
+    """A mark in any text could end in a prompt, where it would be read as the end of a turn or a begun answer."""
+    for key, value in vars(example).items():
+        texts = value if isinstance(value, tuple) else (value,)
+        found = {mark for text in texts if isinstance(text, str) for mark in (TURN, SPEAKS) if mark in text}
+        if key != "id" and found:
+            marks = " and ".join(f"U+{ord(mark):04X}" for mark in sorted(found))
+            raise DataError(
+                name, f"'{key}' of example '{example.id}' (position {position}) holds {marks}",
+                "U+FDD0 and U+FDD1 mark turns and begun answers inside a prompt, and no text may hold them",
+                "Remove these characters",
+            )
 
 
 def check_overlap(data: Data, warn: Callable[[str], None]) -> None:
