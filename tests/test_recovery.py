@@ -72,6 +72,17 @@ def test_the_same_speed_saves_nothing() -> None:
     assert [one.ratio for one in found.savings] == pytest.approx([1.0, 1.0, 1.0])
 
 
+@pytest.mark.parametrize(("better", "sign"), [("lower", 1), ("higher", -1)])
+def test_where_nothing_came_back_nothing_was_saved(better: Better, sign: int) -> None:
+    """Down, back to the start, then up: only the last has a price, although the oracle reaches none of the levels."""
+    levels = {0: 0.5, 5: 0.5 - sign * 0.1, 10: 0.5, 20: 0.5 + sign * 0.2}
+    after = {step: scored(np.full(20, level), better=better) for step, level in levels.items()}
+    oracle = straight(sign * 0.001, (0, 20, 80), start=0.5 - sign * 0.4, better=better)
+    found = only(curves(after, oracle, data()))
+    assert [one.budget for one in found.savings] == [20]
+    assert "no savings at 5, 10 steps: nothing had come back" in found.note
+
+
 def test_between_points_it_is_straight() -> None:
     """The oracle has 0.2 at 10 steps and 0.6 at 20; 0.3 is a quarter of the way: 12.5 steps."""
     oracle = {0: scored(np.full(20, 0.1)), 10: scored(np.full(20, 0.2)), 20: scored(np.full(20, 0.6))}

@@ -77,7 +77,7 @@ def prepare(
                 {"use": "quantize", "bits": 8},
                 {"use": "quantize", "bits": 4},
                 {"use": "paraphrase"},
-                {"use": "relearn", "steps": 20, "lr": 5e-4, "batch_size": 16},
+                {"use": "relearn", "at": [5, 20], "lr": 5e-4, "batch_size": 16},
             ],
             "against": str(folder / "oracle"),
         },

@@ -187,7 +187,11 @@ def _recovery(
     else:
         draws = curves.redrawn()
         savings = tuple(_savings(curves, sign, draws))
-        if draws is None:
+        back = {one.budget for one in savings}
+        none = [f"{point.budget:g}" for point in curves.after if point.budget and point.budget not in back]
+        if none:
+            notes.append(f"no savings at {', '.join(none)} {unit}: nothing had come back")
+        if draws is None and savings:
             few = f"under {FEW} groups of examples" if curves.ids else "this measure is no mean over examples"
             notes.append(f"savings without an interval: {few}")
         if sign * curves.means[0] > (sign * curves.means[cut:]).max():
@@ -212,12 +216,13 @@ def _more(curves: _Curves, original: Score | None) -> int | None:
 
 
 def _savings(curves: _Curves, sign: int, draws: Floats | None) -> Iterator[schema.Saving]:
+    """Of every point at which more is known than before the attack; elsewhere nothing came back that had a price."""
     cut, budgets = len(curves.after), np.array([point.budget for point in curves.oracle])
-    most = float(budgets.max())
+    most, means = float(budgets.max()), sign * curves.means
+    start = next((float(means[place]) for place, point in enumerate(curves.after) if point.budget == 0), -math.inf)
     for place, point in enumerate(curves.after):
-        if point.budget == 0:
+        if point.budget == 0 or means[place] <= start + 1e-12:
             continue
-        means = sign * curves.means
         needed = float(budget_for(budgets, means[None, cut:], means[place : place + 1])[0])
         ci = None
         if draws is not None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from expunge.report.schema import (
+    Change,
     Checked,
     Condition,
     ConditionCost,
@@ -145,6 +146,7 @@ def example_evidence() -> Evidence:
                      "dtype": "float32", "threads": 2},
         training=tuple(TrainingPoint(step, 13.9 * 0.97**step + 0.4, {"npo(forget)": 1.0}, 1.0)
                        for step in range(0, 120, 2)),
+        changes=(Change("after+relearn(20)", "after", "forget", "exact_memorization", 0.278, n=160),),
     )
 
 

@@ -219,6 +219,42 @@ def test_savings_in_words() -> None:
     assert recovered.ratio(Saving(10, 0.4, 4.2, (3.1, 6.0))) == "4.2 × (3.1–6.0)"
     assert recovered.ratio(Saving(10, 0.4, 4.0, (3.1, math.inf), censored=True)) == "≥ 4.0 × (3.1 or more)"
     assert recovered.ratio(Saving(10, 0.4, 4.2)) == "4.2 ×"
+    assert recovered.ratio(Saving(10, 0.4, 2.0, (0.0, math.inf), censored=True)) == "≥ 2.0 × (may be chance)"
+    assert recovered.ratio(Saving(20, 0.4, 1.0, (0.0, math.inf), censored=True)) == "–"
+
+
+def test_a_censored_last_point_says_nothing(large: Evidence) -> None:
+    """With 80 steps each, the oracle does not get there: no more is known than that it is not cheaper."""
+    last = Saving(80, 0.97, 1.0, (0.9, math.inf), True)
+    one = replace(large.recoveries[0], savings=(last,))
+    drawn = recovered.curve(large, one)
+    assert drawn.said == ""
+    assert [saved for *_, saved in drawn.rows] == ["–"] * 6
+    assert "No savings can be told at 80: the oracle does not get there, with no more budget." in drawn.note
+
+
+def _aside(large: Evidence) -> Evidence:
+    name = "after+relearn(steps=20)"
+    verdicts = tuple(replace(row, checked=tuple(item for item in row.checked if item.condition != name))
+                     for row in large.verdicts)
+    return replace(large, verdicts=verdicts, conditions=tuple(
+        replace(row, judged="never") if row.name == name else row for row in large.conditions
+    ))
+
+
+def test_what_makes_no_claim_is_shown_without_a_tint(large: Evidence, large_page: str) -> None:
+    (sheaf,) = matrix.under_attack(_aside(large))
+    lines = {line.name: line for group in sheaf.judged[0].groups for line in group.lines}
+    aside, other = lines["after+relearn(steps=20)"], lines["after+relearn(steps=40)"]
+    assert (aside.aside, other.aside) == ("shown, not judged", "")
+    assert {(spot.level, spot.sign, spot.verdict) for spot in aside.spots} == {(None, "", "")}
+    assert aside.spots[2].value == "36.0 %"
+    assert aside.spots[2].told.endswith("200 examples of 20 subjects. Shown, not judged.")
+    page = html.render(_aside(large))
+    assert "“Shown, not judged” marks attacks that make no claim" in page
+    assert "hown, not judged" not in large_page
+    row = next(row for row in recovered.attacks(_aside(large)) if row.label.startswith("20 steps of relearning on 20%"))
+    assert (row.verdict, row.aside) == ("", "shown, not judged")
 
 
 def test_savings_are_told_at_the_largest_budget_where_they_are_sure(large: Evidence, large_page: str) -> None:
@@ -229,7 +265,7 @@ def test_savings_are_told_at_the_largest_budget_where_they_are_sure(large: Evide
     assert "as many where nothing" not in " ".join(part.text for part in summary.paragraphs(silent))
     unsure = (Saving(5, 0.2, 9.0, (0.5, 20.0)), Saving(10, 0.3, 2.0, (0.9, 4.0)), Saving(20, 0.4, 1.0, None, True))
     assert recovered.telling(unsure) == unsure[1]
-    assert recovered.telling(unsure[2:]) == unsure[2]
+    assert recovered.telling(unsure[2:]) is None  # the oracle had no more budget
     assert recovered.telling(()) is None
 
 

@@ -72,6 +72,18 @@ def test_without_verdicts_attacks_are_told_by_the_most_telling_metric(evidence: 
     assert "a relearn(20)    exact_memorization  31.2 %  11.8 %           -  -" in lines
 
 
+def test_attacks_that_make_no_claim_or_are_only_counted_are_told(evidence: Evidence) -> None:
+    shown = tuple(replace(row, judged="never") if row.attack == "quantize" else row for row in evidence.conditions)
+    first = replace(evidence.conditions[3], name="after+relearn", label="After the removal, then 20 steps of it")
+    second = replace(first, name="after+relearn[1]", label="After the removal, then 40 steps of it")
+    lines = lines_of(printed(replace(evidence, verdicts=(), conditions=(*shown, first, second))))
+    told = next(line for line in lines if line.startswith("b quantize(4)"))
+    assert told.endswith("not judged")
+    assert "not judged: shown, not judged; what it shows may have come with the attack" in lines
+    assert any("40 steps of it" in line for line in lines)
+    assert not any("relearn[1]" in line for line in lines)
+
+
 def test_intervals_go_below_where_it_is_narrow(evidence: Evidence) -> None:
     lines = lines_of(printed(evidence, 80))
     row = next(index for index, line in enumerate(lines) if line.startswith("exact_memorization"))

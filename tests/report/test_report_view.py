@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from expunge.report import glossary, summary, view
-from expunge.report.schema import Evidence, Measured
+from expunge.registry import entries
+from expunge.report import glossary, recovered, summary, view
+from expunge.report.schema import Condition, Evidence, Measured, Untested
 
 
 def _score(evidence: Evidence, condition: str, metric: str = "exact_memorization", stream: str = "forget") -> Measured:
@@ -62,6 +63,97 @@ def test_without_an_oracle_only_kept_data_have_a_reference(bare: Evidence) -> No
 def test_recovered_is_a_share_of_what_the_removal_took_away(evidence: Evidence) -> None:
     share = view.recovered(evidence, _score(evidence, "after+relearn(20)"))
     assert share == pytest.approx((0.312 - 0.034) / (0.973 - 0.034))
+
+
+def test_recovered_compares_the_same_examples_and_nothing_else(evidence: Evidence) -> None:
+    """The 24 examples that were not relearned scored 0.30 before, all 30 of them 0.40: +15 points, not +5."""
+    scores = tuple(replace(row, value=0.4) if row.condition == "after" and row.metric == "exact_memorization" else
+                   replace(row, value=0.45) if row.condition == "after+relearn(20)" else row for row in evidence.scores)
+    paired = replace(evidence, scores=scores, changes=(replace(evidence.changes[0], difference=0.15, n=24),))
+    row = _score(paired, "after+relearn(20)")
+    assert view.recovered(paired, row) == pytest.approx(0.15 / (0.973 - 0.4))
+    told = next(part.text for part in summary.paragraphs(paired) if part.lead == "Under attack")
+    assert "+15.0 points on the same 24 examples, 26.2 % of what the removal had taken away" in told
+    assert next(tile.note for tile in summary.tiles(paired) if tile.kind == "attack").endswith("Brought back: 26.2 %")
+    assert recovered.attacks(paired)[0].recovered == "26.2 %"
+    blind = replace(paired, changes=())
+    assert view.recovered(blind, row) is None
+    assert recovered.attacks(blind)[0].recovered == "n/a"
+    assert "had taken away" not in " ".join(part.text for part in summary.paragraphs(blind))
+    assert next(tile.note for tile in summary.tiles(blind) if tile.kind == "attack").endswith("Brought back: n/a")
+    strange = replace(paired, changes=(replace(evidence.changes[0], metric="perplexity", difference=-99.0),))
+    assert view.recovered(strange, _score(strange, "after+relearn(20)", "perplexity")) is None
+
+
+def test_the_attack_of_the_verdict_is_not_said_to_have_brought_back_most(evidence: Evidence) -> None:
+    named = replace(evidence, verdicts=(replace(evidence.verdicts[0], condition="after+quantize(4)"),))
+    text, tile = (next(part.text for part in summary.paragraphs(named) if part.lead == "Under attack"),
+                  summary.tiles(named)[2])
+    assert text.startswith("After the attack the verdict rests on (“Rounded to 4 bits”), it ")
+    assert tile.note.startswith("Rounded to 4 bits; the verdict rests on it.")
+    unasked = replace(evidence, verdicts=())
+    silent = next(part.text for part in summary.paragraphs(unasked) if part.lead == "Under attack")
+    assert silent.startswith("After the attack that brought back most (“After 20 steps of relearning”), it ")
+    most = replace(evidence.changes[0], condition="after+quantize(4)", difference=0.5)
+    moved = view.worst(replace(unasked, changes=(*evidence.changes, most)), "forget", "exact_memorization")
+    assert moved is not None
+    assert moved.condition == "after+quantize(4)"  # by the same examples, not by the larger score
+
+
+def _judged(evidence: Evidence, level: str, name: str = "after+relearn(20)") -> Evidence:
+    changed = (replace(row, judged=level) if row.name == name else row for row in evidence.conditions)
+    return replace(evidence, conditions=tuple(changed))
+
+
+def test_what_makes_no_claim_is_never_the_worst(evidence: Evidence) -> None:
+    silent = replace(evidence, verdicts=())
+    twinned = evidence.conditions[3]
+    assert [view.unjudged(_judged(silent, level), replace(twinned, judged=level))
+            for level in ("always", "oracle", "never")] == [False, False, True]
+    alone = tuple(row for row in evidence.conditions if "oracle" not in (row.kind, row.of))
+    assert view.unjudged(replace(silent, conditions=alone), replace(twinned, judged="oracle"))
+    lonely = replace(evidence, verdicts=evidence.verdicts[1:])  # with no twin under the same attack, and not checked
+    assert view.unjudged(lonely, evidence.conditions[4])
+    assert not view.unjudged(evidence, evidence.conditions[4])
+    worst = view.worst(_judged(silent, "never"), "forget", "exact_memorization")
+    assert worst is not None
+    assert worst.condition == "after+quantize(4)"
+
+
+def test_attacks_of_which_none_is_judged_are_not_said_to_be_missing(evidence: Evidence) -> None:
+    aside = replace(evidence, verdicts=())
+    for name in ("after+relearn(20)", "after+quantize(4)", "after+paraphrase(0)"):
+        aside = _judged(aside, "never", name)
+    told = next(part.text for part in summary.paragraphs(aside) if part.lead == "Under attack")
+    assert told == "The attacks that were run are shown, not judged."
+    assert summary.tiles(aside)[2].note == "the attacks that were run are shown, not judged"
+
+
+def test_the_reason_of_a_verdict_closes_its_paragraph(evidence: Evidence) -> None:
+    counted = replace(evidence.verdicts[0], reason="knows no more than the oracle (the worst of 4 conditions)")
+    claim = next(part.text for part in summary.paragraphs(replace(evidence, verdicts=(counted,)))
+                 if part.lead == "Claim “forgotten”")
+    assert claim.endswith(" Knows no more than the oracle (the worst of 4 conditions).")
+
+
+def test_conditions_that_a_name_only_counts_are_called_by_their_labels(evidence: Evidence) -> None:
+    forms = [Condition(f"after+jailbreak{count}", "attack", "after", "jailbreak",
+                       f"After the removal, then asked in disguise ({form})")
+             for count, form in (("", "role_play"), ("[1]", "base64"), ("[2]", "reverse"), ("[3]", "reverse"))]
+    many = replace(evidence, conditions=(*evidence.conditions, *forms))
+    assert [view.named(many, row) for row in forms] == [
+        "asked in disguise (role_play)", "asked in disguise (base64)",
+        "asked in disguise (reverse): jailbreak[2]", "asked in disguise (reverse): jailbreak[3]",
+    ]
+    assert view.named(many, evidence.conditions[3]) == "relearn(20)"
+    assert view.named(many, replace(forms[1], label="", name="after+other")) == "other"
+    left = replace(many, untested=(Untested("jailbreak[1]", "shown, not judged: no oracle"),))
+    assert view.untested(left) == [("asked in disguise (base64)", "shown, not judged: no oracle")]
+
+
+def test_every_attack_is_explained() -> None:
+    assert glossary.attack("perturb_prompt") == "Stray letters are put into the questions."
+    assert [name for name in entries("attack") if not glossary.attack(name)] == []
 
 
 def test_direction_of_kept_data_is_not_that_of_the_forget_stream(evidence: Evidence) -> None:

@@ -24,6 +24,8 @@ def print_attacks(evidence: Evidence, letters: Mapping[str, str], console: Conso
     """
     if letters:
         console.print(_table(evidence, letters))
+    if unjudged(evidence):
+        console.print(Text(f"not judged: {matrix.ASIDE}; what it shows may have come with the attack", style="dim"))
     for reason, names in unfit(evidence).items():
         console.print(Text(f"n/a: {', '.join(names)}: {reason}", style="dim"), soft_wrap=True)
     for line in savings(evidence):
@@ -39,7 +41,7 @@ def _table(evidence: Evidence, letters: Mapping[str, str]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for probe in view.tried(evidence):
         condition = probe.attacked
-        name = Text().append(f"{letters[condition.name]} ", style="magenta").append(condition.suffix)
+        name = Text().append(f"{letters[condition.name]} ", style="magenta").append(view.named(evidence, condition))
         table.add_row(name, *_cells(evidence, condition, probe.twin))
     return table
 
@@ -55,7 +57,9 @@ def _cells(evidence: Evidence, condition: Condition, twin: Condition | None) -> 
         span = numbers.difference_interval(found.ci, unit).replace(" to ", "…")
         change = numbers.difference(found.difference, found.ci, unit).removesuffix(" points")
         change += f" ({span})" if span else ""
-    verdict = found.verdict if found is not None else ""
+    verdict: str = found.verdict if found is not None else ""
+    if view.unjudged(evidence, condition):
+        verdict = "not judged"
     return Text(metric), Text(score), Text(oracle), Text(change), Text(verdict or "-", style=STYLES.get(verdict, ""))
 
 
@@ -80,8 +84,14 @@ def unfit(evidence: Evidence) -> dict[str, list[str]]:
     for probe in view.probes(evidence):
         reason = view.unfit(evidence, probe.attacked)
         if reason is not None:
-            reasons.setdefault(reason, []).append(probe.attacked.suffix)
+            reasons.setdefault(reason, []).append(view.named(evidence, probe.attacked))
     return reasons
+
+
+def unjudged(evidence: Evidence) -> list[str]:
+    """The attacks that make no claim."""
+    found = (probe.attacked for probe in view.tried(evidence))
+    return [view.named(evidence, one) for one in found if view.unjudged(evidence, one)]
 
 
 def savings(evidence: Evidence) -> list[str]:
@@ -93,6 +103,8 @@ def savings(evidence: Evidence) -> list[str]:
 def left_out(evidence: Evidence) -> str:
     """What was not tested, named while it is little; attacks that did not fit are told with the attacks."""
     told = {name for names in unfit(evidence).values() for name in names}
-    names = [item.what for item in evidence.untested if item.what not in told]
+    aside = unjudged(evidence)
+    named = [view.what(evidence, item.what) for item in evidence.untested]
+    names = [name for name in named if name not in told and name not in aside]
     more = len(names) - MOST
     return "; ".join(names[:MOST]) + (f"; and {more} more, listed in the report" if more > 0 else "")

@@ -103,7 +103,7 @@ def _longest_run(text: str) -> int:
 
 
 def _has(evidence: Evidence, kind: str) -> bool:
-    return bool(view.tried(evidence)) if kind == "attack" else view.only(evidence, kind) is not None
+    return bool(view.judged(evidence)) if kind == "attack" else view.only(evidence, kind) is not None
 
 
 def _cell(evidence: Evidence, kind: str, stream: str, metric: str) -> str:

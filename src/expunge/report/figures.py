@@ -60,9 +60,9 @@ def attacks(evidence: Evidence) -> str:
         return ""
     named = [("Before", view.only(evidence, "original")), ("After", view.only(evidence, "after"))]
     for probe in probes:
-        named.append((f"After + {probe.attacked.suffix}", probe.attacked))
+        named.append((f"After + {view.named(evidence, probe.attacked)}", probe.attacked))
         if probe.twin:
-            named.append((f"Oracle + {probe.twin.suffix}", probe.twin))
+            named.append((f"Oracle + {view.named(evidence, probe.twin)}", probe.twin))
     named.append(("Oracle", view.only(evidence, "oracle")))
     dots = []
     for name, condition in named:
@@ -88,7 +88,7 @@ def tradeoff(evidence: Evidence) -> dict[str, str]:
             continue
         at[condition.name] = (x.value, y.value)
         base = view.only(evidence, condition.of) if condition.of else None
-        places.append(svg.Place(_name(condition), kind_of(condition), x.value, y.value, x.ci, y.ci,
+        places.append(svg.Place(_name(evidence, condition), kind_of(condition), x.value, y.value, x.ci, y.ci,
                                 at.get(base.name) if base else None, condition.name in named))
     if not places:
         return {}
@@ -110,9 +110,9 @@ def _named(evidence: Evidence, where: tuple[str, str]) -> set[str]:
     attacked = [row.name for row in evidence.conditions if row.kind == "attack"]
     if len(attacked) <= CROWDED:
         return plain | set(attacked)
-    rows = [row for probe in view.tried(evidence) if (row := evidence.score(probe.attacked.name, *where))]
+    rows = [row for probe in view.judged(evidence) if (row := evidence.score(probe.attacked.name, *where))]
     known = [row for row in rows if row.value is not None]
-    return plain | {row.condition for row in sorted(known, key=lambda row: -view.remembered(evidence, row))[:NAMED]}
+    return plain | {row.condition for row in sorted(known, key=lambda row: -view.brought_back(evidence, row))[:NAMED]}
 
 
 def training(evidence: Evidence) -> str:
@@ -126,15 +126,15 @@ def key(kind: str) -> str:
             f"{svg.mark(kind, 8, 8, size=5)}</svg>")
 
 
-def _name(condition: Condition) -> str:
+def _name(evidence: Evidence, condition: Condition) -> str:
     if condition.kind != "attack":
         return {"original": "Before", "oracle": "Oracle", "after": "After"}[condition.kind]
-    return ("Oracle + " if condition.of == "oracle" else "+ ") + condition.suffix
+    return ("Oracle + " if condition.of == "oracle" else "+ ") + view.named(evidence, condition)
 
 
 def _short(evidence: Evidence, name: str) -> str:
     condition = evidence.condition(name)
-    return f"+{condition.suffix}" if condition else name
+    return f"+{view.named(evidence, condition)}" if condition else name
 
 
 def _more(evidence: Evidence, stream: str, metric: str) -> bool:

@@ -142,6 +142,7 @@ ATTACKS: dict[str, str] = {
     "interpolate": "The weights are moved part of the way back to those before the removal.",
     "orthogonalize": "The direction in which the removal moved the model's inner states is taken out of them.",
     "paraphrase": "The same questions are asked in other words.",
+    "perturb_prompt": "Stray letters are put into the questions.",
     "prompts": "The questions are wrapped in instructions that ask the model to reveal what it knows.",
     "jailbreak": "The questions are wrapped in instructions that ask the model to reveal what it knows.",
     "prefill": "The beginning of an answer is put into the model's mouth.",
@@ -156,6 +157,7 @@ ATTACKS: dict[str, str] = {
     "contrastive": "Words are preferred that the model before the removal would say more readily than this one.",
     "logit_lens": "The answer is read from inside the model, before its last layers can hide it.",
     "tuned_lens": "The answer is read from inside the model, by a reader that was trained on other texts.",
+    "chain": "Several attacks are made one after the other.",
     "probe": "The answer is read from inside the model, by a reader that was trained on part of the removed examples.",
 }
 

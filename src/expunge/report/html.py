@@ -157,7 +157,14 @@ def _unattacked(evidence: Evidence) -> list[Condition]:
 
 
 def _legend(evidence: Evidence) -> str:
-    """What the tint of a forget stream is a distance to."""
+    """What the tint of a forget stream is a distance to, and what has none."""
+    if any(view.unjudged(evidence, probe.attacked) for probe in view.tried(evidence)):
+        return (f"{_tint(evidence)} “{matrix.ASIDE.capitalize()}” marks attacks that make no claim and are not tinted: "
+                "what they show may have been brought along by the attack, and nothing here can tell.")
+    return _tint(evidence)
+
+
+def _tint(evidence: Evidence) -> str:
     rows = [row for row in evidence.scores if view.role(evidence, row.stream) == "forget"]
     kinds = {away.yardstick.kind for row in rows if (away := yardstick.distance(evidence, row)) is not None}
     if not kinds:

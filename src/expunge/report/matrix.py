@@ -11,6 +11,7 @@ from expunge.report.schema import Condition, Evidence, Measured
 WIDEST = 10  # metrics side by side: what fits on a printed page
 MARKS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?"}
 SAID = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "is undecided"}
+ASIDE = "shown, not judged"
 GRAVITY = {"FAIL": 0, "INCONCLUSIVE": 1, "PASS": 2, "": 3}
 
 
@@ -33,7 +34,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Line:
-    """One state of the model. unfit: why its attack gave nothing, in place of cells."""
+    """One state of the model. unfit: why its attack gave nothing, in place of cells. aside: shown, not judged."""
 
     label: str
     name: str
@@ -42,6 +43,7 @@ class Line:
     verdict: str
     spots: tuple[Spot, ...] = ()
     unfit: str = ""
+    aside: str = ""
 
 
 @dataclass(frozen=True)
@@ -176,17 +178,18 @@ def _line(
 ) -> Line:
     why = view.unfit(evidence, condition)
     verdict = gravest(evidence, condition.name, stream) if judged else ""
-    label = ("Oracle: " if condition.of == "oracle" else "") + short(evidence, condition)
+    label = ("Oracle: " if condition.of == "oracle" else "") + view.short(evidence, condition)
     kind = figures.kind_of(condition)
     if why is not None:
         return Line(label, condition.name, kind, "", "", (), why)
     spots = tuple(_spot(evidence, condition, stream, metric, notes) for metric in metrics)
-    return Line(label, condition.name, kind, bill(condition), verdict, spots)
+    aside = ASIDE if view.unjudged(evidence, condition) else ""
+    return Line(label, condition.name, kind, bill(condition), verdict, spots, aside=aside)
 
 
 def _spot(evidence: Evidence, condition: Condition, stream: str, metric: str, notes: list[str]) -> Spot:
     row = evidence.score(condition.name, stream, metric)
-    head = f"{short(evidence, condition)}. {glossary.title(metric)}: "
+    head = f"{view.short(evidence, condition)}. {glossary.title(metric)}: "
     if row is None:
         return Spot("–", told=head + "not asked for.")
     if row.value is None:
@@ -202,6 +205,8 @@ def _spot(evidence: Evidence, condition: Condition, stream: str, metric: str, no
         told.append(f"{away.yardstick.name[:1].upper()}{away.yardstick.name[1:]}: {beside}; this is {away.briefly}.")
     if checked:
         told.append(f"This comparison {SAID[checked]}.")
+    elif view.unjudged(evidence, condition):
+        told.append(f"{ASIDE.capitalize()}.")
     return Spot(
         numbers.number(row.value, row.unit), numbers.interval(row.ci, row.unit), away.level if away else None,
         away.sign if away else "", checked, " ".join(told),
@@ -227,15 +232,6 @@ def gravest(evidence: Evidence, name: str, stream: str | None = None) -> str:
             for item in row.checked if item.condition == name]
     seen += [row.verdict for row in evidence.verdicts if row.condition == name and stream in (None, row.stream)]
     return min(seen, key=lambda verdict: GRAVITY[verdict], default="")
-
-
-def short(evidence: Evidence, condition: Condition) -> str:
-    """The label of a condition without what it started from: "After the removal, then asked in other words"."""
-    base = view.only(evidence, condition.of) if condition.of else None
-    shown = condition.shown
-    if base is not None:
-        shown = shown.removeprefix(f"{base.shown}, then ")
-    return shown[:1].upper() + shown[1:]
 
 
 def bill(condition: Condition) -> str:

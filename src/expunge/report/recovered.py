@@ -28,6 +28,7 @@ class AttackRow:
     share: float | None
     verdict: str
     chance: str = ""  # "p = 0.034": how often chance alone changes a score that much
+    aside: str = ""  # in place of a verdict: shown, not judged
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,12 @@ def attacks(evidence: Evidence) -> list[AttackRow]:
 
 def _attack(evidence: Evidence, probe: view.Probe) -> AttackRow:
     condition, where = probe.attacked, view.knowledge(evidence)
-    label, verdict = matrix.short(evidence, condition), matrix.gravest(evidence, condition.name)
+    label, verdict = view.short(evidence, condition), matrix.gravest(evidence, condition.name)
     meaning, cost = glossary.attack(condition.attack), matrix.bill(condition) or "none recorded"
     row = evidence.score(condition.name, *where) if where else None
+    aside = matrix.ASIDE if view.unjudged(evidence, condition) else ""
     if where is None or row is None:
-        return AttackRow(label, meaning, cost, "–", "n/a", "", "–", "–", None, verdict)
+        return AttackRow(label, meaning, cost, "–", "n/a", "", "–", "n/a", None, verdict, aside=aside)
     after = view.only(evidence, "after")
     base = evidence.score(after.name, *where) if after else None
     twin = evidence.score(probe.twin.name, *where) if probe.twin else None
@@ -72,15 +74,15 @@ def _attack(evidence: Evidence, probe: view.Probe) -> AttackRow:
     return AttackRow(
         label, meaning, cost, _bare(base), _bare(row) if row.value is not None else f"n/a ({row.reason})",
         numbers.interval(row.ci, row.unit), _bare(twin),
-        "–" if share is None else numbers.percent(max(0.0, share)), share, verdict,
-        numbers.p_value(change.adjusted) if change is not None and change.adjusted is not None else "",
+        "n/a" if share is None else numbers.percent(max(0.0, share)), share, verdict,
+        numbers.p_value(change.adjusted) if change is not None and change.adjusted is not None else "", aside,
     )
 
 
 def unfit(evidence: Evidence) -> list[tuple[str, str]]:
     """Attacks that could not be run on this model, each with the reason."""
     reasons = [(probe.attacked, view.unfit(evidence, probe.attacked)) for probe in view.probes(evidence)]
-    return [(matrix.short(evidence, one), reason) for one, reason in reasons if reason is not None]
+    return [(view.short(evidence, one), reason) for one, reason in reasons if reason is not None]
 
 
 def _bare(row: Measured | None) -> str:
@@ -117,7 +119,10 @@ def curve(evidence: Evidence, found: Recovery) -> Curve:
         tuple(line for line in drawn if line.points), note, found.unit,
         doubling=len(budgets) > 2 and budgets[-1] > 6 * budgets[1], ticks=tuple(budgets),
     )
+    blind = [numbers.count(one.budget) for one in found.savings if not says(one)]
     notes = [note, f"Over {found.n:,} examples that no attack of this curve was shown." if found.n else "",
+             f"No savings can be told at {', '.join(blind)}: the oracle does not get there, with no more budget."
+             if blind else "",
              found.note[:1].upper() + found.note[1:] + "." if found.note else ""]
     return Curve(chart.title, glossary.title(found.metric).lower(), _told(found), lines.draw(chart),
                  _many(found.budget), tuple(_rows(found)), " ".join(filter(None, notes)))
@@ -143,21 +148,32 @@ def _at(point: Reached | None, unit: str) -> str:
 
 
 def ratio(saving: Saving) -> str:
-    """`4.2 × (3.1–6.0)`, `≥ 4.2 ×`, with the interval open above where the oracle may never get there."""
+    """`4.2 × (3.1–6.0)`, `≥ 4.2 ×`, with the interval open above where the oracle may never get there; `–` where
+    nothing can be told."""
+    if not says(saving):
+        return "–"
     text = ("≥ " if saving.censored else "") + f"{numbers.significant(saving.ratio, 2)} ×"
     if saving.ci is None:
         return text
     low, high = saving.ci
+    if saving.censored and low < 1:
+        return f"{text} (may be chance)"
     least = numbers.significant(low, 2)
     return f"{text} ({least} or more)" if math.isinf(high) else f"{text} ({least}–{numbers.significant(high, 2)})"
 
 
+def says(saving: Saving) -> bool:
+    """Not where the oracle did not get there with a budget that was no larger than that of the unlearned model."""
+    return not saving.censored or saving.ratio > 1
+
+
 def telling(savings: Sequence[Saving]) -> Saving | None:
     """The savings to be told: of those that are surely above 1 the ones at the largest budget, where the start counts
-    least; else those at the largest budget at which the oracle got there at all."""
-    sure = [one for one in savings if one.ci is not None and one.ci[0] > 1]
-    seen = [one for one in savings if not one.censored]
-    return max(sure or seen or savings, key=lambda one: one.budget, default=None)
+    least; else those at the largest budget at which the oracle got there at all. None where none says anything."""
+    known = [one for one in savings if says(one)]
+    sure = [one for one in known if one.ci is not None and one.ci[0] > 1]
+    seen = [one for one in known if not one.censored]
+    return max(sure or seen or known, key=lambda one: one.budget, default=None)
 
 
 def _told(found: Recovery) -> str:

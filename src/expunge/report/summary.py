@@ -77,14 +77,26 @@ def tiles(evidence: Evidence) -> list[Tile]:
                        ("oracle", "Never saw the data")):
         row = _of_kind(evidence, kind, *where)
         if row is None or row.value is None:
-            reason = row.reason if row else ("no attack was run" if kind == "attack" else "not measured")
+            reason = row.reason if row else (_no_attack(evidence) if kind == "attack" else "not measured")
             found.append(Tile(kind, name, "–", "", None, reason))
             continue
         share = min(1.0, max(0.0, row.value)) if numbers.is_share(row.unit) else None
-        note = view.label(evidence, row.condition) if kind == "attack" else ""
+        note = _under(evidence, row) if kind == "attack" else ""
         found.append(Tile(kind, name, numbers.number(row.value, row.unit), numbers.interval(row.ci, row.unit), share,
                           note))
     return found
+
+
+def _no_attack(evidence: Evidence) -> str:
+    return "no attack was run" if not view.tried(evidence) else "the attacks that were run are shown, not judged"
+
+
+def _under(evidence: Evidence, row: Measured) -> str:
+    """Which attack a tile shows, and what it brought back: told on the same examples, never by comparing two tiles."""
+    why = "; the verdict rests on it" if view.decides(evidence, row) else ""
+    share = view.recovered(evidence, row)
+    back = "n/a" if share is None else numbers.percent(max(0.0, share))
+    return f"{view.label(evidence, row.condition)}{why}. Brought back: {back}"
 
 
 def tiles_caption(evidence: Evidence) -> str:
@@ -120,13 +132,26 @@ def _knowledge(evidence: Evidence) -> list[Paragraph]:
     ):
         row = _of_kind(evidence, kind, *where)
         if row is None or row.value is None:
-            found.append(Paragraph(lead, _absent(kind, row)))
+            aside = f"{_no_attack(evidence).capitalize()}." if kind == "attack" and view.tried(evidence) else ""
+            found.append(Paragraph(lead, aside or _absent(kind, row)))
             continue
         if kind == "attack":
-            start = f"After the attack that brought back most (“{view.label(evidence, row.condition)}”), it "
-        end = _twin(evidence, row) + _saved(evidence, where) if kind == "attack" else "."
+            which = "the verdict rests on" if view.decides(evidence, row) else "that brought back most"
+            start = f"After the attack {which} (“{view.label(evidence, row.condition)}”), it "
+        end = _back(evidence, row) + _twin(evidence, row) + _saved(evidence, where) if kind == "attack" else "."
         found.append(Paragraph(lead, start + _said(row) + end))
     return found
+
+
+def _back(evidence: Evidence, row: Measured) -> str:
+    """What an attack changed on the very same examples; empty where that was not tested."""
+    found, share = view.change(evidence, row), view.recovered(evidence, row)
+    if found is None or found.difference is None or share is None:
+        return ""
+    count = f" {found.n:,}" if found.n else ""
+    moved = numbers.difference(found.difference, found.ci, row.unit)
+    return (f": {moved} on the same{count} examples, {numbers.percent(max(0.0, share))} of what the removal had "
+            "taken away")
 
 
 def _twin(evidence: Evidence, row: Measured) -> str:

@@ -142,7 +142,7 @@ def _verdict_text(evidence: Evidence, verdict: Verdict) -> Text:
     unit = view.unit_of(evidence, verdict.stream, verdict.metric)
     said = f"{verdict.claim}: {verdict.metric} on {verdict.stream}"
     if verdict.difference is not None:
-        said += f", {verdict.condition} {numbers.difference(verdict.difference, verdict.ci, unit)}"
+        said += f", {_who(evidence, verdict.condition)} {numbers.difference(verdict.difference, verdict.ci, unit)}"
         if verdict.ci is not None:
             said += f" ({numbers.difference_interval(verdict.ci, unit)})"
         said += f" from {verdict.against}"
@@ -153,6 +153,11 @@ def _verdict_text(evidence: Evidence, verdict: Verdict) -> Text:
     return Text(said + (f"; {verdict.reason}" if verdict.reason else ""))
 
 
+def _who(evidence: Evidence, name: str) -> str:
+    condition = evidence.condition(name)
+    return name if condition is None or not condition.of else f"{condition.of}+{view.named(evidence, condition)}"
+
+
 def _letters(evidence: Evidence) -> dict[str, str]:
     probes = view.tried(evidence)
     alphabet = [*string.ascii_lowercase, *(f"{letter}{letter}" for letter in string.ascii_lowercase)]
@@ -160,7 +165,7 @@ def _letters(evidence: Evidence) -> dict[str, str]:
 
 
 def _exists(evidence: Evidence, head: str) -> bool:
-    return bool(view.tried(evidence)) if head == HEADS[3] else view.only(evidence, head) is not None
+    return bool(view.judged(evidence)) if head == HEADS[3] else view.only(evidence, head) is not None
 
 
 def _row_for(evidence: Evidence, head: str, stream: str, metric: str) -> Measured | None:

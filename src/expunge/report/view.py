@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.report import glossary, numbers
 from expunge.report.schema import Change, Condition, Evidence, Measured, Verdict
@@ -43,6 +44,47 @@ def tried(evidence: Evidence) -> list[Probe]:
     return [probe for probe in probes(evidence) if unfit(evidence, probe.attacked) is None]
 
 
+def unjudged(evidence: Evidence, condition: Condition) -> bool:
+    """Whether an attacked condition is shown and makes no claim: what it shows may have come with the attack."""
+    if condition.kind != "attack" or condition.of == "oracle":
+        return False
+    oracle = only(evidence, "oracle") is not None
+    if condition.judged == "never" or (condition.judged == "oracle" and not oracle):
+        return True
+    checked = {item.condition for row in evidence.verdicts if row.claim == "forgotten" for item in row.checked}
+    alone = not any(row.of == "oracle" and row.suffix == condition.suffix for row in evidence.conditions)
+    return oracle and alone and bool(checked) and condition.name not in checked
+
+
+def judged(evidence: Evidence) -> list[Probe]:
+    """The attacks on the unlearned model that fitted it and speak of what it still knows."""
+    return [probe for probe in tried(evidence) if not unjudged(evidence, probe.attacked)]
+
+
+def named(evidence: Evidence, condition: Condition) -> str:
+    """What an attack added to the name; its label where one attack gave several conditions, which the name only counts:
+    "jailbreak[4]" -> "asked in disguise (role_play)"."""
+    alike = [row for row in evidence.conditions if row.of == condition.of and _uncounted(row) == _uncounted(condition)]
+    if len(alike) < 2 or not condition.label:
+        return condition.suffix
+    told = short(evidence, condition)
+    told = told[:1].lower() + told[1:]
+    return told if sum(row.label == condition.label for row in alike) == 1 else f"{told}: {condition.suffix}"
+
+
+def _uncounted(condition: Condition) -> str:
+    return re.sub(r"\[\d+\]$", "", condition.suffix)
+
+
+def short(evidence: Evidence, condition: Condition) -> str:
+    """The label of a condition without what it started from: "After the removal, then asked in other words"."""
+    base = only(evidence, condition.of) if condition.of else None
+    shown = condition.shown
+    if base is not None:
+        shown = shown.removeprefix(f"{base.shown}, then ")
+    return shown[:1].upper() + shown[1:]
+
+
 def unfit(evidence: Evidence, condition: Condition) -> str | None:
     """Why an attack gave nothing at all: the one reason that all its scores are n/a; None where it gave something."""
     rows = evidence.of(condition.name)
@@ -56,11 +98,17 @@ def untested(evidence: Evidence) -> list[tuple[str, str]]:
     """What was not tested and why; three or more things with one reason stand together."""
     reasons: dict[str, list[str]] = {}
     for item in evidence.untested:
-        reasons.setdefault(item.why, []).append(item.what)
+        reasons.setdefault(item.why, []).append(what(evidence, item.what))
     found: list[tuple[str, str]] = []
     for why, names in reasons.items():
         found += [(", ".join(names), why)] if why and len(names) > 2 else [(name, why) for name in names]
     return found
+
+
+def what(evidence: Evidence, untested: str) -> str:
+    """Something untested as people call it, where it is an attack that was run."""
+    return next((named(evidence, probe.attacked) for probe in probes(evidence)
+                 if probe.attacked.suffix == untested), untested)
 
 
 def role(evidence: Evidence, stream: str) -> str:
@@ -167,18 +215,17 @@ def reference(evidence: Evidence, row: Measured) -> Measured | None:
 
 def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
     """The attacked score that speaks most against the removal: the verdict's where it names an attack; on forget
-    streams the one nearest to the original side; elsewhere the one farthest from the unattacked model."""
-    candidates = [row for probe in probes(evidence)
+    streams the one nearest to the original side; elsewhere the one farthest from the unattacked model. None where no
+    attack makes a claim."""
+    candidates = [row for probe in judged(evidence)
                   if (row := evidence.score(probe.attacked.name, stream, metric)) and row.value is not None]
     if not candidates:
         return None
-    for verdict in evidence.verdicts:
-        if (verdict.stream, verdict.metric) == (stream, metric):
-            named = [row for row in candidates if row.condition == verdict.condition]
-            if named:
-                return named[0]
+    decisive = next((row for row in candidates if decides(evidence, row)), None)
+    if decisive is not None:
+        return decisive
     if role(evidence, stream) == "forget":
-        return max(candidates, key=lambda row: remembered(evidence, row))
+        return max(candidates, key=lambda row: brought_back(evidence, row))
     base = value_of(evidence, "after", stream, metric)
     if base is None:
         base = value_of(evidence, "original", stream, metric)
@@ -187,14 +234,40 @@ def worst(evidence: Evidence, stream: str, metric: str) -> Measured | None:
     return max(candidates, key=lambda row: abs(position(_number(row), row.unit) - position(base, row.unit)))
 
 
+def decides(evidence: Evidence, row: Measured) -> bool:
+    """Whether a verdict rests on this score. It is the one farthest from its yardstick, not always the one that brought
+    back most."""
+    key = (row.condition, row.stream, row.metric)
+    return any((one.condition, one.stream, one.metric) == key for one in evidence.verdicts)
+
+
 def recovered(evidence: Evidence, row: Measured) -> float | None:
-    """Share of the removed knowledge that an attack brought back: (attacked - after) / (original - after)."""
+    """Share of the removed knowledge that an attack brought back: (attacked - after) / (original - after).
+
+    What an attack was shown is not scored, so the score after the attack is over fewer examples than the one before it:
+    the numerator is the change on the examples that both have. None where that was not tested.
+    """
     before = value_of(evidence, "original", row.stream, row.metric)
-    after = value_of(evidence, "after", row.stream, row.metric)
-    if before is None or after is None or row.value is None:
+    after, now = value_of(evidence, "after", row.stream, row.metric), _paired(evidence, row)
+    if before is None or after is None or now is None or row.value is None:
         return None
-    first, now, last = (position(value, row.unit) for value in (before, row.value, after))
-    return (now - last) / (first - last) if abs(first - last) > 0.02 else None
+    first, there, last = (position(value, row.unit) for value in (before, now, after))
+    return (there - last) / (first - last) if abs(first - last) > 0.02 else None
+
+
+def brought_back(evidence: Evidence, row: Measured) -> float:
+    """Larger = nearer to the model that still knew, by the change on the same examples where that was tested."""
+    now = _paired(evidence, row)
+    return remembered(evidence, row if now is None else replace(row, value=now))
+
+
+def _paired(evidence: Evidence, row: Measured) -> float | None:
+    """The score after an attack, had it been over the examples of the score before it."""
+    found, after = change(evidence, row), value_of(evidence, "after", row.stream, row.metric)
+    if found is None or found.difference is None or after is None:
+        return None
+    now = after + found.difference
+    return None if numbers.is_log(row.unit) and now <= 0 else now
 
 
 def change(evidence: Evidence, row: Measured) -> Change | None:

@@ -118,8 +118,11 @@ def step(evidence: Evidence, stream: str, metric: str, unit: str) -> tuple[float
 
 
 def distance(evidence: Evidence, row: Measured) -> Distance | None:
-    """How far a score is from its yardstick; None without one, without a value, and where no margin makes sense."""
-    target = yardstick(evidence, row)
+    """How far a score is from its yardstick; None without one, without a value, where no margin makes sense, and of
+    what makes no claim."""
+    target, condition = yardstick(evidence, row), evidence.condition(row.condition)
+    if condition is not None and view.unjudged(evidence, condition):
+        return None
     if target is None or row.value is None or math.isnan(row.value) or math.isnan(target.value):
         return None
     here, there = view.position(row.value, row.unit), view.position(target.value, row.unit)
