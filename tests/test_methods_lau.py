@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from pathlib import Path
-from statistics import mean
 from types import ModuleType
 
 import pytest
@@ -91,27 +91,24 @@ def benchmark() -> ModuleType:
     path = Path(__file__).resolve().parents[1] / "benchmarks" / "lau_robustness.py"
     spec = importlib.util.spec_from_file_location("lau_robustness", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules["lau_robustness"] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.mark.slow
-def test_advnpo_recovers_less_than_npo_at_the_same_depth():
-    """The paper's claim on models that learned, at the same clean forget loss and accuracy on what stays.
+def test_npo_and_advnpo_are_compared_at_the_same_depth_and_with_as_much_kept():
+    """The paper's claim (AdvNPO gives back less) does not reproduce here, see benchmarks/RESULTS.md.
 
-    A random suffix and a latent push bring back less, in the mean over three models. Relearning is not asserted: its
-    gap is smaller than its spread between models (benchmarks/lau_robustness.py prints it).
+    What is asserted is that the comparison is fair, and that a latent push brings something back from either.
     """
     bench = benchmark()
-    found = {name: [] for name in ("NPO", "AdvNPO eps 1, K 6")}
-    for seed in range(3):
-        data = bench.facts(seed)
-        start, gone = bench.learned(data, seed), data["forget"].examples
-        for name, drops in found.items():
-            subject, steps, _ = bench.unlearned(start, data, bench.VARIANTS[name], seed)
-            assert steps > 0
-            assert bench.asked(subject, data["retain"].examples)[1] >= bench.KEPT
-            drops.append((bench.suffix_drop(subject, gone, seed), bench.latent_drop(subject, gone)))
-    plain, hardened = ([mean(column) for column in zip(*drops, strict=True)] for drops in found.values())
-    assert hardened[0] < 0.6 * plain[0]
-    assert hardened[1] < 0.9 * plain[1]
+    data = bench.facts(0)
+    start = bench.learned(data, 0, ("forget", "retain"))
+    for name in ("NPO", "AdvNPO eps 1, K 6"):
+        subject, steps, _ = bench.unlearned(start, data, bench.VARIANTS[name], 0)
+        assert steps > 0
+        forget, retain = (bench.mean_loss(bench.asked(subject, data[on].examples)) for on in ("forget", "retain"))
+        assert bench.DEPTH < forget < bench.DEPTH + 1.5
+        assert retain <= bench.RETAINED
+        assert bench.mean_loss(bench.pushed(subject, data, 0)) < forget - 1
