@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from expunge.artefacts import bring, named_task, read_json, refuse_unsafe, stored_tensors
 from expunge.errors import ModelError, close_to
+from expunge.evidence.files import base_of
 from expunge.machine import storage_error, whole_folder
 from expunge.types import Subject, Task, Wrapper
 
@@ -116,14 +117,13 @@ def _check_choice(where: str, value: str, known: Any) -> None:
 
 def _base_of(folder: Path) -> str:
     """Where the base model of an adapter lies: as written, or relative to the adapter."""
-    base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
+    base = base_of(folder)
     if not base:
         raise ModelError(
             str(folder / "adapter_config.json"), "names no base model", "'base_model_name_or_path' must be there",
             "Add the folder or hub name of the model the adapter was trained on",
         )
-    beside = folder / base
-    return str(beside) if beside.is_dir() and not Path(base).is_dir() else base
+    return base
 
 
 def _failures() -> tuple[type[Exception], ...]:

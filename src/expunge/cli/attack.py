@@ -12,11 +12,13 @@ import typer
 from expunge.cli.run import AsJson, Out, Resume
 from expunge.cli.unlearn import (
     AllowPickle,
+    Budget,
     Fields,
     Forget,
     Holdout,
     Metrics,
     Oracle,
+    Original,
     Retain,
     TrustRemoteCode,
     listed,
@@ -38,15 +40,13 @@ def attack(
     forget: Forget,
     retain: Retain = None,
     holdout: Holdout = None,
-    original: Annotated[str | None, typer.Option("--original", help="The model before the removal.")] = None,
+    original: Original = None,
     oracle: Oracle = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="An argument of the attack: name=value, e.g. lr=1e-4.")
     ] = None,
     metrics: Metrics = "default",
-    budget: Annotated[
-        str | None, typer.Option("--budget", help="What it may spend: steps=100,seconds=60,queries=5000,...")
-    ] = None,
+    budget: Budget = None,
     fields: Fields = None,
     out: Out = None,
     resume: Resume = False,

@@ -18,6 +18,10 @@ Forget = Annotated[
 Retain = Annotated[str | None, typer.Option("--retain", help="What must stay, in the same form.")]
 Holdout = Annotated[str | None, typer.Option("--holdout", help="Text of the same kind the model never saw.")]
 Oracle = Annotated[str | None, typer.Option("--oracle", help="A twin that never saw the forget data.")]
+Original = Annotated[str | None, typer.Option("--original", help="The model before the removal.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", help="What each attack may spend: steps=100,seconds=60,queries=5000,...")
+]
 Fields = Annotated[list[str] | None, typer.Option("--field", help="Column names: prompt=question, answer=reply, ...")]
 Attacks = Annotated[
     str, typer.Option("--attacks", help="Comma-separated attacks and lists: 'default', 'thorough'; or 'none'.")
